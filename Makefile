@@ -1,0 +1,45 @@
+# Everything runs in .venv, which is made once from constraints.txt and then left alone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo dashboard test test-all lint types check bench clean
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { echo "setting up $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+install: $(STAMP) ## make .venv with everything (once)
+
+demo: $(STAMP) ## train a small GPT-2 with the tracker attached (about two minutes)
+	$(BIN)/inrank-monitor demo --overwrite $(ARGS)
+
+dashboard: $(STAMP) ## open the runs in ./runs in the browser
+	$(BIN)/inrank-monitor dashboard $(or $(DIR),runs)
+
+test: $(STAMP) ## the fast tests (under two minutes)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(STAMP) ## every test, the slow ones too
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+lint: $(STAMP) ## ruff: format and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+check: lint types ## lint, types, and which module may import which
+	$(BIN)/lint-imports --no-logo
+
+bench: $(STAMP) ## the figures that the README quotes
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## remove .venv and caches, never a run
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

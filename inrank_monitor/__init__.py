@@ -1,0 +1,40 @@
+"""How much of each weight matrix does my training really use?
+
+    from inrank_monitor import attach, open_run
+
+    tracker = attach(model, optimizer, "runs/first")      # W0 is the weights as they are now
+    for batch in loader:
+        loss = model(batch).loss
+        loss.backward()
+        optimizer.step()                                  # the tracker counts here
+        optimizer.zero_grad()
+        tracker.log(loss=loss)
+    print(tracker.summary())
+    tracker.close()
+    open_run("runs/first").measurements                   # a pandas table
+
+Watching: attach, SpectrumTracker, find_matrices
+Reading: open_run, list_runs, Run
+Modules: rank_metrics, null_model, spectrum, figures, report
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from inrank_monitor.matrices import LowRankUpdate, find_matrices
+from inrank_monitor.tracker import SpectrumTracker, attach
+
+if TYPE_CHECKING:
+    from inrank_monitor.run import Run, list_runs, open_run
+
+__version__ = "0.1.0"
+__all__ = ["LowRankUpdate", "Run", "SpectrumTracker", "attach", "find_matrices", "list_runs", "open_run"]
+_READING = {"Run", "list_runs", "open_run"}  # these need pandas, so they are imported when asked for
+
+
+def __getattr__(name: str) -> Any:
+    if name in _READING:
+        return getattr(import_module("inrank_monitor.run"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,132 @@
+"""W0: the watched parameters as they were at attach; kept on disk, in memory or on their device; found again on resume.
+
+On disk it is a safetensors file, written one parameter at a time with a SHA-256 of its data and read through a memory
+map, so that neither needs the model's size in memory. Half-precision weights stay as they are here and are widened
+where they are subtracted: the difference is exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from inrank_monitor.matrices import Matrix
+
+Keep = Literal["disk", "memory", "device"]
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
+
+
+class InitialWeights:
+    """The initial value of each watched parameter, by its dotted name.
+
+    Args:
+        get: name -> the value at step 0.
+        content_hash: of the file, or empty where it is not on disk.
+    """
+
+    def __init__(self, get: Callable[[str], Tensor], content_hash: str = "") -> None:
+        self._get = get
+        self.content_hash = content_hash
+
+    def of(self, parameter: str, device: torch.device) -> Tensor:
+        """W0 of one parameter on `device`."""
+        return self._get(parameter).to(device, non_blocking=True)
+
+
+def take(matrices: Iterable[Matrix], keep: Keep, path: Path) -> InitialWeights:
+    """Record W0 of every parameter that some matrix views; matrices held in factors need none.
+
+    Args:
+        matrices: what is watched.
+        keep: `"disk"` writes `path`; `"memory"` copies to the CPU, `"device"` beside the weights, and neither can be
+            resumed in another process.
+        path: the safetensors file.
+
+    Raises:
+        ValueError: unknown `keep`, or a dtype that the file format lacks.
+        OSError: the file cannot be written.
+    """
+    owners = {matrix.parameter: matrix for matrix in matrices if not matrix.in_factors}
+    if keep == "disk":
+        content_hash = _write(owners, path)
+        return InitialWeights(_reader(path), content_hash)
+    if keep not in ("memory", "device"):
+        raise ValueError(f"initial_weights must be 'disk', 'memory' or 'device', got {keep!r}")
+    device = torch.device("cpu") if keep == "memory" else None
+    copies = {name: owner.read().to(device, copy=True) for name, owner in owners.items()}
+    return InitialWeights(copies.__getitem__)
+
+
+def load(path: Path, content_hash: str) -> InitialWeights:
+    """W0 of a run that is taken up again.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: its content is not what the run recorded.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: without W0 the run cannot be continued")
+    if (found := _hash(path)) != content_hash:
+        raise ValueError(f"{path} is damaged: its SHA-256 is {found[:12]}…, the run recorded {content_hash[:12]}…")
+    return InitialWeights(_reader(path), content_hash)
+
+
+def _reader(path: Path) -> Callable[[str], Tensor]:
+    file = safe_open(str(path), framework="pt", device="cpu")
+    return lambda name: file.get_tensor(name)  # type: ignore[no-untyped-call]
+
+
+def _write(owners: dict[str, Matrix], path: Path) -> str:
+    """Eight bytes of header length, a JSON header, the data in order: the safetensors format, written as a stream."""
+    header: dict[str, object] = {}
+    offset = 0
+    for name, owner in owners.items():
+        value = owner.read()
+        if value.dtype not in _DTYPES:
+            raise ValueError(f"{name} has dtype {value.dtype}, which initial_weights='disk' cannot store")
+        end = offset + value.numel() * value.element_size()
+        header[name] = {
+            "dtype": _DTYPES[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for owner in owners.values():
+                data = owner.read().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
+                digest.update(data)
+                file.write(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

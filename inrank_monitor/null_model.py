@@ -1,0 +1,115 @@
+"""The same numbers for structureless matrices of the same shape: what a rank would be if there were nothing to learn.
+
+The rule of eq. 7 gives a rank even to noise, so every rank is shown beside its null rank. For a dense update the null
+is a Gaussian matrix; its singular values are taken at the quantiles of the Marchenko–Pastur law, which meets the rank
+of drawn matrices without the spread of a draw. For an update held in factors the null is the product of random
+factors, grown by the same rule until it asks for no more.
+
+References:
+    Marchenko and Pastur 1967, Distribution of eigenvalues for some sets of random matrices.
+    Zhao et al. 2023, arXiv:2306.11250, Algorithm 2 and Table 3.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from inrank_monitor.rank_metrics import Definition, check_options, explained_ratio_curve, intrinsic_rank
+
+Kind = Literal["gaussian", "factors"]
+_GRID = 20_001
+
+
+@lru_cache(maxsize=256)
+def null_singular_values(rows: int, cols: int) -> Float[np.ndarray, " n"]:
+    """Expected singular values, descending, of a rows × cols matrix of independent N(0, 1) entries.
+
+    σ_i = √(m · x_i), x_i the (n − i + ½)/n quantile of the Marchenko–Pastur law of ratio n/m (n the short side, m the
+    long one). The distribution function is summed on a grid in t, x = centre − half-width · cos t, which takes the
+    square-root edges away. Cost: about a millisecond, cached; the array is read-only.
+
+    Raises:
+        ValueError: a side below 1.
+    """
+    if rows < 1 or cols < 1:
+        raise ValueError(f"rows and cols must be at least 1, got {rows}×{cols}")
+    short, long = min(rows, cols), max(rows, cols)
+    ratio = short / long
+    low, high = (1 - np.sqrt(ratio)) ** 2, (1 + np.sqrt(ratio)) ** 2
+    angle = (np.arange(_GRID - 1) + 0.5) * np.pi / (_GRID - 1)  # midpoints: the density's 1/x pole at x = 0 is not met
+    position = (low + high) / 2 - (high - low) / 2 * np.cos(angle)
+    density = np.sin(angle) ** 2 / position
+    distribution = np.cumsum(density) / density.sum()
+    quantiles = np.interp((np.arange(short) + 0.5) / short, distribution, position)
+    values: np.ndarray = np.sqrt(long * quantiles)[::-1].copy()
+    values.flags.writeable = False
+    return values
+
+
+@lru_cache(maxsize=1024)
+def null_rank(
+    rows: int,
+    cols: int,
+    threshold: float = 0.9,
+    buffer_rank: int = 100,
+    definition: Definition = "paper",
+    kind: Kind = "gaussian",
+    leading: int | None = None,
+) -> int:
+    """The rank that the rule gives a structureless rows × cols matrix.
+
+    Args:
+        rows: rows of the matrix.
+        cols: columns of the matrix.
+        threshold: α.
+        buffer_rank: b.
+        definition: of the explained ratio.
+        kind: `"gaussian"` for a dense update; `"factors"` for U V, where the rule is applied again and again to
+            untrained random factors of rank + b columns, from rank 2 on, until the rank stays (cost: seconds for
+            thousands of rows; cached).
+        leading: clip the spectrum to its leading values, as `attach(leading=...)` does.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+    check_options(threshold, buffer_rank, definition)
+    if kind == "factors":
+        return _fixed_point(rows, cols, threshold, buffer_rank, definition)
+    values = null_singular_values(rows, cols)[:leading]
+    return int(intrinsic_rank(values, threshold, buffer_rank, definition))
+
+
+def _fixed_point(rows: int, cols: int, threshold: float, buffer_rank: int, definition: Definition) -> int:
+    """Algorithm 2 run on factors that nobody trains. The cap is the published code's, min(rows, cols)/2 − b."""
+    short = min(rows, cols)
+    most = max(short // 2 - buffer_rank, 1) if definition == "reference" else short
+    columns = min(most + buffer_rank, short)
+    generator = np.random.default_rng(0)
+    left = generator.standard_normal((rows, columns))
+    right = generator.standard_normal((columns, cols))
+    left_gram, right_gram = left.T @ left, right @ right.T
+    rank = min(2, most)
+    while True:
+        held = min(rank + buffer_rank, columns)
+        factor = np.linalg.cholesky(left_gram[:held, :held])
+        eigenvalues = np.linalg.eigvalsh(factor.T @ right_gram[:held, :held] @ factor)
+        values = np.sqrt(np.maximum(eigenvalues[::-1], 0.0))
+        curve = explained_ratio_curve(values, buffer_rank, definition, size=short)
+        grown = _next(curve, rank, threshold, buffer_rank, most, definition)
+        if grown == rank:
+            return rank
+        rank = grown
+
+
+def _next(curve: np.ndarray, rank: int, threshold: float, buffer_rank: int, most: int, definition: Definition) -> int:
+    """Least r' ≥ r that the rule accepts; `"reference"` looks at r..r+b−1 and below its cap only, and with >."""
+    last = min(rank + buffer_rank - 1, most - 1) if definition == "reference" else min(rank + buffer_rank, most)
+    for candidate in range(rank, last + 1):
+        value = curve[candidate - 1]
+        if value > threshold or (definition == "paper" and value == threshold):
+            return candidate
+    return max(last, rank)

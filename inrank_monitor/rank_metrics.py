@@ -1,0 +1,217 @@
+"""Numbers drawn from singular values: explained ratio, ranks, norms.
+
+Pure functions of NumPy arrays. `singular_values` has shape (..., q): descending along the last axis, any leading
+axes (steps, say), and every function works on all of them at once. A row that holds NaN gives NaN, or rank 0 with
+no claim made: `is_finite` tells those rows apart. A zero update has explained ratio 1 and every rank 0.
+
+References:
+    Zhao et al. 2023, InRank: Incremental Low-Rank Learning, arXiv:2306.11250 (eq. 7, Algorithm 2).
+    Roy and Vetterli 2007, The effective rank: a measure of effective dimensionality.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Definition = Literal["paper", "reference"]
+DEFINITIONS = ("paper", "reference")
+FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
+
+
+def check_options(threshold: float, buffer_rank: int, definition: str) -> None:
+    """Raise a ValueError that names the argument if one of the rank options is out of range."""
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must be in (0, 1], got {threshold}")
+    if not (isinstance(buffer_rank, int | np.integer) and buffer_rank >= 1):
+        raise ValueError(f"buffer_rank must be an integer of at least 1, got {buffer_rank!r}")
+    if definition not in DEFINITIONS:
+        raise ValueError(f"definition must be one of {DEFINITIONS}, got {definition!r}")
+
+
+def _relative(singular_values: np.ndarray) -> np.ndarray:
+    """σ / σ₁ in float64; zero stays zero, NaN stays NaN."""
+    values = np.asarray(singular_values, dtype=np.float64)
+    largest = values[..., :1] if values.shape[-1] else np.ones((*values.shape[:-1], 1))
+    return values / np.where(largest == 0, 1.0, largest)
+
+
+def is_finite(singular_values: Float[np.ndarray, "*batch q"]) -> Bool[np.ndarray, "*batch"]:
+    """Which rows hold no NaN or infinity."""
+    return np.asarray(np.isfinite(singular_values).all(axis=-1))
+
+
+def explained_ratio_curve(
+    singular_values: Float[np.ndarray, "*batch q"],
+    buffer_rank: int = 100,
+    definition: Definition = "paper",
+    size: int | None = None,
+) -> Float[np.ndarray, "*batch n"]:
+    """g(r) for r = 1..n, where entry r − 1 is g(r).
+
+    `definition="paper"` (eq. 7): g(r) = 1 − var(s[r+1..r+b]) / var(s[1..r+b]), population variance, windows clipped at
+    n. `"reference"` (the published code): 1 − var(s with the first r set to zero) / var(s), over all n values. Neither
+    is monotone in r, and the first can be negative. A flat denominator (a zero update, equal values) gives g = 1.
+
+    Args:
+        singular_values: descending; (..., q).
+        buffer_rank: b of eq. 7, at least 1.
+        definition: `"paper"` or `"reference"`.
+        size: n = min(rows, cols), if zeros beyond q are part of the spectrum (a product of factors). Default: q.
+
+    Returns:
+        Array (..., n). O(n) a row, by running sums.
+    """
+    check_options(1.0, buffer_rank, definition)
+    values = _relative(singular_values)
+    if size is not None and size > values.shape[-1]:
+        padding = [(0, 0)] * (values.ndim - 1) + [(0, size - values.shape[-1])]
+        values = np.pad(values, padding)
+    count = values.shape[-1]
+    # Sums of σ/σ₁ − 1 rather than of σ: exact for equal values, and the rounding of the running sums stays relative
+    # to the variance that we divide by.
+    centred = values - 1.0 * (values[..., :1] > 0)
+    first = _prefix_sums(centred)
+    second = _prefix_sums(centred**2)
+    rank = np.arange(1, count + 1)
+    if definition == "paper":
+        end = np.minimum(rank + buffer_rank, count)
+        return _one_minus_ratio(_variance(first, second, rank, end), _variance(first, second, 0 * rank, end))
+    end = np.full_like(rank, count)
+    # Variance with the first r values set to zero, in σ itself: zeros are far from the centre used above.
+    tail_first = _prefix_sums(values)
+    tail_second = _prefix_sums(values**2)
+    mean = (tail_first[..., end] - tail_first[..., rank]) / max(count, 1)
+    rest = (tail_second[..., end] - tail_second[..., rank]) / max(count, 1) - mean**2
+    return _one_minus_ratio(np.maximum(rest, 0.0), _variance(first, second, 0 * rank, end))
+
+
+def _prefix_sums(values: np.ndarray) -> np.ndarray:
+    zero = np.zeros((*values.shape[:-1], 1))
+    return np.concatenate([zero, np.cumsum(values, axis=-1)], axis=-1)
+
+
+def _variance(first: np.ndarray, second: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Population variance of entries start..end−1 from running sums; of an empty window: 0."""
+    length = np.maximum(end - start, 1)
+    mean = (first[..., end] - first[..., start]) / length
+    return np.asarray(np.maximum((second[..., end] - second[..., start]) / length - mean**2, 0.0))
+
+
+def _one_minus_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    flat = denominator <= np.finfo(np.float64).tiny
+    result: np.ndarray = 1.0 - np.where(flat, 0.0, numerator / np.where(flat, 1.0, denominator))
+    return np.asarray(np.where(np.isnan(denominator) | np.isnan(numerator), np.nan, result))
+
+
+def explained_ratio(
+    singular_values: Float[np.ndarray, "*batch q"],
+    rank: int | Int[np.ndarray, "*batch"],
+    buffer_rank: int = 100,
+    definition: Definition = "paper",
+    size: int | None = None,
+) -> Float[np.ndarray, "*batch"]:
+    """g(ΔW, r, b) at one rank a row (eq. 7); g(0) = 0, since nothing is explained by no rank.
+
+    Raises:
+        ValueError: a rank is negative or above min(rows, cols).
+    """
+    curve = explained_ratio_curve(singular_values, buffer_rank, definition, size)
+    ranks = np.broadcast_to(np.asarray(rank), curve.shape[:-1])
+    if (ranks < 0).any() or (ranks > curve.shape[-1]).any():
+        raise ValueError(f"rank must be in 0..{curve.shape[-1]}, got {rank}")
+    with_zero = np.concatenate([np.where(np.isnan(curve[..., :1]), np.nan, 0.0), curve], axis=-1)
+    return np.asarray(np.take_along_axis(with_zero, ranks[..., None], axis=-1)[..., 0])
+
+
+def intrinsic_rank(
+    singular_values: Float[np.ndarray, "*batch q"],
+    threshold: float = 0.9,
+    buffer_rank: int = 100,
+    definition: Definition = "paper",
+    size: int | None = None,
+) -> Int[np.ndarray, "*batch"]:
+    """Least r ≥ 1 with g(r) ≥ α (with > for `"reference"`, as the published code has it); 0 for a zero or NaN row.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+    check_options(threshold, buffer_rank, definition)
+    curve = explained_ratio_curve(singular_values, buffer_rank, definition, size)
+    if curve.shape[-1] == 0:
+        return np.zeros(curve.shape[:-1], dtype=np.int64)
+    # The last r explains everything (g = 1), except for "reference" with α = 1, whose > is never met.
+    reached = curve >= threshold if definition == "paper" else curve > threshold
+    reached[..., -1] = True
+    rank = reached.argmax(axis=-1) + 1
+    nothing = ~(np.asarray(singular_values)[..., 0] > 0) | ~is_finite(singular_values)
+    return np.where(nothing, 0, rank).astype(np.int64)
+
+
+def running_rank(ranks: Int[np.ndarray, "*batch steps"]) -> Int[np.ndarray, "*batch steps"]:
+    """Running maximum over steps: what Algorithm 2, which never shrinks, would have grown to."""
+    return np.maximum.accumulate(np.asarray(ranks), axis=-1)
+
+
+def frobenius_norm(singular_values: Float[np.ndarray, "*batch q"]) -> Float[np.ndarray, "*batch"]:
+    """‖A‖_F = √Σσ²."""
+    return np.asarray(np.linalg.norm(np.asarray(singular_values, dtype=np.float64), axis=-1))
+
+
+def stable_rank(
+    singular_values: Float[np.ndarray, "*batch q"], frobenius: Float[np.ndarray, "*batch"] | None = None
+) -> Float[np.ndarray, "*batch"]:
+    """‖A‖_F² / σ₁², at least 1; 0 for a zero matrix.
+
+    Args:
+        singular_values: descending; (..., q).
+        frobenius: ‖A‖_F where only the leading values are given. Default: from the values.
+    """
+    values = np.asarray(singular_values, dtype=np.float64)
+    total = frobenius_norm(values) if frobenius is None else np.asarray(frobenius)
+    largest = values[..., 0] if values.shape[-1] else np.zeros(values.shape[:-1])
+    return np.where(largest == 0, 0.0, (total / np.where(largest == 0, 1.0, largest)) ** 2)
+
+
+def effective_rank(singular_values: Float[np.ndarray, "*batch q"]) -> Float[np.ndarray, "*batch"]:
+    """exp(−Σ p ln p) with p = σ / Σσ (Roy and Vetterli 2007), in 1..q; 0 for a zero matrix."""
+    values = _relative(singular_values)
+    total = values.sum(axis=-1, keepdims=True)
+    share = values / np.where(total == 0, 1.0, total)
+    entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(axis=-1)
+    return np.where(total[..., 0] == 0, 0.0, np.exp(entropy))
+
+
+def energy_rank(
+    singular_values: Float[np.ndarray, "*batch q"],
+    share: float = 0.9,
+    frobenius: Float[np.ndarray, "*batch"] | None = None,
+) -> Int[np.ndarray, "*batch"]:
+    """Least r with Σ_{i≤r} σ_i² ≥ share · ‖A‖_F²; 0 for a zero or NaN row.
+
+    Where only the leading k values are given (`frobenius` the norm of the whole) and they do not hold that share,
+    the answer is k + 1: more than what is known.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be in (0, 1], got {share}")
+    energy = np.cumsum(_relative(singular_values) ** 2, axis=-1)
+    if energy.shape[-1] == 0:
+        return np.zeros(energy.shape[:-1], dtype=np.int64)
+    total = energy[..., -1:]
+    if frobenius is not None:
+        total = np.maximum(stable_rank(singular_values, frobenius)[..., None], total)
+    # A sum taken twice may differ in its last bits: without the margin share=1 could ask for one value too many.
+    missing = (energy < share * total * (1 - 1e-12)).sum(axis=-1)
+    nothing = ~(np.asarray(singular_values)[..., 0] > 0) | ~is_finite(singular_values)
+    return np.where(nothing, 0, missing + 1).astype(np.int64)
+
+
+def numerical_rank(
+    singular_values: Float[np.ndarray, "*batch q"], rows: int, cols: int, epsilon: float = FLOAT32_EPSILON
+) -> Int[np.ndarray, "*batch"]:
+    """#{σ > max(rows, cols) · ε · σ₁}, the convention of LAPACK-based `matrix_rank`; ε that of the weights' dtype."""
+    values = np.asarray(singular_values, dtype=np.float64)
+    tolerance = max(rows, cols) * epsilon * (values[..., :1] if values.shape[-1] else 0.0)
+    return np.asarray((values > tolerance).sum(axis=-1), dtype=np.int64)

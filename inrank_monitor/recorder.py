@@ -1,0 +1,191 @@
+"""The thread that turns snapshots into rows and writes them, so that a slow disk never holds up the training loop.
+
+One thread, one queue, jobs in order. An error stays here: it is reported once and kept; a write that the disk refused
+is tried again with the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from inrank_monitor.matrices import Matrix
+from inrank_monitor.run_log import TENSORBOARD_DIR, RunLog
+from inrank_monitor.snapshot import RankOptions, Snapshot, metric_columns
+from inrank_monitor.tensorboard import EventFile
+
+logger = logging.getLogger("inrank_monitor")
+ScalarRow = tuple[int, float, str, "float | Tensor"]
+
+
+class Recorder:
+    """Writes one run in the background.
+
+    Args:
+        directory: of the run.
+        segment: of the log's streams.
+        matrices: what is watched.
+        norms: ‖W0‖_F, one a matrix.
+        null_ranks: one a matrix.
+        options: of the ranks.
+        running: running rank, one a matrix, to go on from.
+        resume_step: where an interrupted run is taken up.
+        tensorboard: write the event file too.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        segment: int,
+        matrices: Sequence[Matrix],
+        norms: Sequence[float],
+        null_ranks: Sequence[int],
+        options: RankOptions,
+        running: np.ndarray,
+        resume_step: int | None,
+        tensorboard: bool,
+    ) -> None:
+        self._directory, self._resume_step = directory, resume_step
+        self._matrices, self._norms, self._null_ranks = matrices, norms, null_ranks
+        self._options, self._running = options, running
+        self._log = RunLog(directory, segment)
+        self._event_file: EventFile | None = None
+        self._tensorboard = tensorboard
+        self.finished_steps: list[int] = []
+        self.failures: list[BaseException] = []
+        self.seconds = 0.0
+        self.backlog = 0
+        self._reported: set[str] = set()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        # A daemon, so that a script that forgets to close ends; the exit handler of the tracker closes it in time.
+        self._thread = threading.Thread(target=self._work, name="inrank-recorder", daemon=True)
+        self._thread.start()
+
+    def snapshot(self, snapshot: Snapshot) -> None:
+        """Draw the metrics of a snapshot and write them."""
+        self.backlog += 1
+        self._jobs.put(lambda: self._snapshot(snapshot))
+
+    def scalars(self, rows: Sequence[ScalarRow]) -> None:
+        """Write (step, unix seconds, name, value) rows; a value on a device is fetched in this thread."""
+        self._jobs.put(lambda: self._scalars(rows))
+
+    def event(self, step: int, kind: str, matrix: str | None, message: str) -> None:
+        """Write one event."""
+        now = time.time()
+        self._jobs.put(lambda: self._events(step, now, [(kind, matrix, message)]))
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until everything handed over so far has been dealt with; whether that was in time."""
+        done = threading.Event()
+        self._jobs.put(done.set)
+        return done.wait(timeout)
+
+    def close(self) -> int:
+        """Write what is left, end the thread; how many batches could not be written."""
+        self._jobs.put(self._last)
+        self._jobs.put(None)
+        self._thread.join()
+        return self._log.waiting + self._log.dropped
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            before = time.thread_time()
+            try:
+                job()
+            except Exception as error:  # whatever it is, training goes on: it is reported, never hidden
+                self._failed(error)
+            finally:
+                self.seconds += time.thread_time() - before
+                del job
+
+    def _failed(self, error: Exception) -> None:
+        self.failures.append(error)
+        if str(error) in self._reported:
+            return
+        self._reported.add(str(error))
+        if isinstance(error, OSError):
+            logger.warning("%s: %s; what is unwritten is kept and tried again", self._directory, error)
+        else:
+            logger.error(
+                "error in the tracker's thread; training goes on\n%s",
+                "".join(traceback.format_exception(error)),
+            )
+
+    def _snapshot(self, snapshot: Snapshot) -> None:
+        try:
+            columns = metric_columns(snapshot, self._matrices, self._norms, self._options, self._running)
+
+            def written() -> None:
+                self.finished_steps.append(snapshot.step)
+                logger.debug("snapshot of step %d is on disk", snapshot.step)
+
+            try:
+                self._log.append("measurements", columns, written)
+            finally:
+                self._events(snapshot.step, snapshot.time, _summarise(snapshot))
+                self._to_tensorboard(lambda file: file.add_measurements(columns))
+        finally:
+            self.backlog -= 1
+
+    def _scalars(self, rows: Sequence[ScalarRow]) -> None:
+        values = [(step, when, name, float(value)) for step, when, name, value in rows]
+        names = ("step", "time", "name", "value")
+        try:
+            self._log.append("scalars", dict(zip(names, map(list, zip(*values, strict=True)), strict=True)))
+        finally:
+            self._to_tensorboard(lambda file: file.add_scalars(values))
+
+    def _events(self, step: int, when: float, rows: Sequence[tuple[str, str | None, str]]) -> None:
+        if rows:
+            kinds, matrices, messages = zip(*rows, strict=True)
+            columns: dict[str, Any] = {"kind": kinds, "matrix": matrices, "message": messages}
+            self._log.append("events", {"step": [step] * len(rows), "time": [when] * len(rows), **columns})
+
+    def _to_tensorboard(self, write: Callable[[EventFile], None]) -> None:
+        """Write to the event file; it is given up after an error, since the log has everything.
+
+        Made here rather than at attach: importing TensorBoard takes a third of a second.
+        """
+        if not self._tensorboard:
+            return
+        try:
+            if self._event_file is None:
+                names = [matrix.name for matrix in self._matrices]
+                self._event_file = EventFile(
+                    self._directory / TENSORBOARD_DIR, names, self._null_ranks, self._resume_step
+                )
+            write(self._event_file)
+        except Exception as error:
+            self._tensorboard = isinstance(error, OSError)  # a full disk may have room again
+            raise
+
+    def _last(self) -> None:
+        try:
+            self._log.flush()
+        finally:
+            self._log.close()
+            if self._event_file is not None:
+                self._event_file.close()
+
+
+def _summarise(snapshot: Snapshot) -> list[tuple[str, str | None, str]]:
+    """One event a kind of problem: a diverged model must not fill the log with one a matrix."""
+    by_kind: dict[str, list[tuple[str, str]]] = {}
+    for kind, matrix, message in snapshot.problems:
+        by_kind.setdefault(kind, []).append((matrix, message))
+    rows: list[tuple[str, str | None, str]] = []
+    for kind, found in by_kind.items():
+        names = ", ".join(name for name, _ in found[:5]) + (", …" if len(found) > 5 else "")
+        message = found[0][1] if len(found) == 1 else f"{len(found)} matrices ({names}): {found[0][1]}"
+        rows.append((kind, found[0][0] if len(found) == 1 else None, message))
+    return rows

@@ -1,0 +1,227 @@
+"""The run directory on disk: schemas, writer.
+
+A table is a sequence of Arrow IPC streams, `measurements-000.arrows`, -001 after a resume, and so on. A batch is
+appended whole; what a failed write leaves of one is cut off again, and the batch is kept and tried at the next write.
+Each row carries the CRC-32 of its batch, so that damage is noticed and never read as data. `run.json` is replaced
+atomically. An advisory lock, which the kernel drops when a process dies however it dies, tells a live run from an
+interrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks: a reader goes by the age of the files there
+    fcntl = None  # type: ignore[assignment]
+
+SCHEMA_VERSION = 1
+RUN_FILE, LOCK_FILE, WEIGHTS_FILE, TENSORBOARD_DIR = (
+    "run.json",
+    "lock",
+    "initial_weights.safetensors",
+    "tensorboard",
+)
+CHECKSUM = "checksum"
+_LOCK_ATTEMPTS = 20
+
+INTEGER_METRICS = (
+    "intrinsic_rank",
+    "running_rank",
+    "energy_rank",
+    "numerical_rank",
+    "layer_rank",
+    "capacity",
+)
+FLOAT_METRICS = (
+    "explained_ratio",
+    "stable_rank",
+    "effective_rank",
+    "spectral_norm",
+    "frobenius_norm",
+    "nuclear_norm",
+    "relative_norm",
+    "error_bound",
+)
+
+
+def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
+    return pa.schema([("step", pa.int64()), ("time", pa.float64()), *fields, (CHECKSUM, pa.uint32())])
+
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "measurements": _schema(
+        ("matrix", pa.int32()),  # place in run.json's list
+        *((name, pa.int32()) for name in INTEGER_METRICS),
+        *((name, pa.float64()) for name in FLOAT_METRICS),
+        ("singular_values", pa.list_(pa.float32())),
+    ),
+    "scalars": _schema(("name", pa.string()), ("value", pa.float64())),
+    "events": _schema(("kind", pa.string()), ("matrix", pa.string()), ("message", pa.string())),
+}
+
+
+def batch_checksum(batch: pa.RecordBatch) -> int:
+    """CRC-32 of a batch's serialised content, its checksum column left out."""
+    return zlib.crc32(batch.drop_columns([CHECKSUM]).serialize())
+
+
+def make_batch(table: str, columns: Mapping[str, Any]) -> pa.RecordBatch:
+    """A record batch of `table` from its columns without `checksum`, which is added."""
+    schema = SCHEMAS[table]
+    arrays = [pa.array(columns[field.name], field.type) for field in schema if field.name != CHECKSUM]
+    rows = len(arrays[0])
+    batch = pa.RecordBatch.from_arrays([*arrays, pa.array([0] * rows, pa.uint32())], schema=schema)
+    return pa.RecordBatch.from_arrays([*arrays, pa.array([batch_checksum(batch)] * rows, pa.uint32())], schema=schema)
+
+
+def segment_path(directory: Path, table: str, segment: int) -> Path:
+    """`directory/table-000.arrows`."""
+    return directory / f"{table}-{segment:03d}.arrows"
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace a JSON file in one step: a reader sees the old one or the new one."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Lock:
+    """Held by the process that writes a run; several readers may ask for it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file: IO[bytes] = (directory / LOCK_FILE).open("ab")
+        for attempt in range(_LOCK_ATTEMPTS if fcntl is not None else 0):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:  # a reader that looks, a child of a killed process that is about to end: wait
+                if attempt < _LOCK_ATTEMPTS - 1:
+                    time.sleep(0.05)
+            except OSError:
+                return  # a file system without locks
+        if fcntl is not None:
+            self._file.close()
+            raise RuntimeError(f"another process is writing the run {directory}: choose another directory")
+
+    def release(self) -> None:
+        """Let the run be taken up by somebody else."""
+        self._file.close()
+
+
+def is_locked(directory: Path) -> bool | None:
+    """Whether a live process writes this run; None where that cannot be told."""
+    if fcntl is None or not (directory / LOCK_FILE).exists():
+        return None
+    with (directory / LOCK_FILE).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+    return False
+
+
+class AppendFile:
+    """A file that grows by whole pieces: what a failed write leaves of one is cut off again."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._end = 0
+
+    def append(self, data: bytes | pa.Buffer) -> None:
+        """Write all of `data` or nothing.
+
+        Raises:
+            OSError: the disk refused it.
+        """
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError:
+            os.ftruncate(self._file.fileno(), self._end)
+            self._file.seek(self._end)
+            raise
+        self._end = self._file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class RunLog:
+    """Writes the tables of one run; used by one thread.
+
+    Args:
+        directory: of the run; exists, and its lock is held.
+        segment: number of the streams to write.
+        max_pending: bytes of unwritten batches that are kept while the disk refuses them.
+    """
+
+    def __init__(self, directory: Path, segment: int, max_pending: int = 256 << 20) -> None:
+        self.directory = directory
+        self._segment = segment
+        self._streams: dict[str, AppendFile] = {}
+        self._pending: list[tuple[str, pa.RecordBatch, Callable[[], None]]] = []
+        self._max_pending = max_pending
+        self.dropped = 0
+
+    def append(
+        self, table: str, columns: Mapping[str, Sequence[Any]], written: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take a batch, then write all that waits; `written` is called once this one is in the file.
+
+        Raises:
+            OSError: the disk refused a batch. It stays in line, and so do the later ones; once more than
+                `max_pending` bytes wait, the oldest are dropped and counted in `dropped`.
+        """
+        self._pending.append((table, make_batch(table, columns), written))
+        while len(self._pending) > 1 and sum(batch.nbytes for _, batch, _ in self._pending) > self._max_pending:
+            self._pending.pop(0)
+            self.dropped += 1
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, in order.
+
+        Raises:
+            OSError: the disk refuses it still.
+        """
+        while self._pending:
+            table, batch, written = self._pending[0]
+            self._stream(table).append(batch.serialize())
+            self._pending.pop(0)
+            written()
+
+    def _stream(self, table: str) -> AppendFile:
+        """The table's file, begun with its schema: the first message of an Arrow stream."""
+        if table not in self._streams:
+            stream = AppendFile(segment_path(self.directory, table, self._segment))
+            stream.append(SCHEMAS[table].serialize())
+            self._streams[table] = stream
+        return self._streams[table]
+
+    @property
+    def waiting(self) -> int:
+        """Batches that are not on disk."""
+        return len(self._pending)
+
+    def close(self) -> None:
+        """Close the files; what still waits is lost, and the caller has said so."""
+        for stream in self._streams.values():
+            stream.close()

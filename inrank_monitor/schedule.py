@@ -1,0 +1,122 @@
+"""At which steps to measure, and the overhead budget.
+
+Time is an argument (seconds from any clock), so that tests never sleep. A schedule sees the measured cost of every
+snapshot and is asked once a step; asking costs well under a microsecond.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+GRACE_SECONDS = 60.0
+_FINE, _COARSE = 1.05, 2.0
+
+
+class Schedule(Protocol):
+    """What a tracker asks of a schedule."""
+
+    def due(self, step: int, elapsed: float, spent: float) -> bool:
+        """Whether to measure after this step.
+
+        Args:
+            step: optimizer steps since attach, from 1 on.
+            elapsed: seconds of wall time since attach.
+            spent: seconds of it that the tracker took.
+        """
+        ...
+
+    def measured(self, step: int, cost: float) -> None:
+        """A snapshot was taken after this step and took `cost` seconds."""
+        ...
+
+
+class Every:
+    """Every `interval` steps, whatever it costs; the first measured step is `interval`."""
+
+    def __init__(self, interval: int) -> None:
+        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+            raise ValueError(f"every must be an integer of at least 1, got {interval!r}")
+        self.interval = interval
+
+    def due(self, step: int, elapsed: float, spent: float) -> bool:
+        """Whether the interval divides the step."""
+        return step % self.interval == 0
+
+    def measured(self, step: int, cost: float) -> None:
+        """Nothing to learn."""
+
+
+class Where:
+    """At the steps for which a function of the step is true."""
+
+    def __init__(self, chosen: Callable[[int], bool]) -> None:
+        if not callable(chosen):
+            raise TypeError(f"schedule must be a function step -> bool or a Schedule, got {chosen!r}")
+        self.chosen = chosen
+
+    def due(self, step: int, elapsed: float, spent: float) -> bool:
+        """Whether the function says so."""
+        return bool(self.chosen(step))
+
+    def measured(self, step: int, cost: float) -> None:
+        """Nothing to learn."""
+
+
+class Automatic:
+    """Dense early, geometric later, inside a budget: `max_overhead` of the wall time.
+
+    Ranks move first, so early snapshots are worth most, when little has been earned to pay for them. Until a minute of
+    training has passed the budget is that of the whole minute, and it is laid out along powers of two; what has been
+    earned is spent at steps that lie 5 % apart or more. A snapshot is taken if it and a last one at the end are both
+    within the budget. The first step is always measured, since without it the cost is unknown.
+
+    Args:
+        max_overhead: the tracker's share of wall time, in (0, 1].
+    """
+
+    def __init__(self, max_overhead: float = 0.01) -> None:
+        if not 0 < max_overhead <= 1:
+            raise ValueError(f"max_overhead must be in (0, 1], got {max_overhead}")
+        self.max_overhead = max_overhead
+        self._last_step = 0
+        self._cost = 0.0
+        self._snapshots = 0
+
+    def due(self, step: int, elapsed: float, spent: float) -> bool:
+        """Whether the step is far enough from the last measured one, and the budget allows it."""
+        if self._snapshots == 0:
+            return True
+        if step < math.ceil(self._last_step * _FINE) or step <= self._last_step:
+            return False
+        wanted = spent + 2 * self._cost
+        if wanted <= self.max_overhead * elapsed:
+            return True
+        return step >= self._last_step * _COARSE and wanted <= self.max_overhead * max(elapsed, GRACE_SECONDS)
+
+    def measured(self, step: int, cost: float) -> None:
+        """Follow the cost: the first value, then an average that forgets (the first one includes start-up)."""
+        self._cost = cost if self._snapshots < 2 else 0.7 * self._cost + 0.3 * cost
+        self._snapshots += 1
+        self._last_step = step
+
+
+def make_schedule(
+    every: int | None, schedule: Schedule | Callable[[int], bool] | None, max_overhead: float
+) -> Schedule:
+    """The schedule that `attach`'s arguments ask for.
+
+    Raises:
+        ValueError: both `every` and `schedule`, or one out of range.
+        TypeError: `schedule` is neither a function nor a Schedule.
+    """
+    if every is not None and schedule is not None:
+        raise ValueError("give every or schedule, not both")
+    if every is not None:
+        return Every(every)
+    if schedule is None:
+        return Automatic(max_overhead)
+    if hasattr(schedule, "due") and hasattr(schedule, "measured"):
+        return schedule
+    return Where(schedule)

@@ -1,0 +1,370 @@
+"""attach() and SpectrumTracker: the object that a training loop holds. Wiring only.
+
+An optimizer's step hook counts steps; the schedule says when; a snapshot is taken between two steps, and the recorder's
+thread writes it. Nothing of the model, the optimizer or the random state is ever written to.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from inrank_monitor.initial_weights import Keep
+from inrank_monitor.matrices import Coverage, Matrix, find_matrices, unwrap
+from inrank_monitor.rank_metrics import Definition, check_options
+from inrank_monitor.recorder import Recorder, ScalarRow
+from inrank_monitor.run_start import StartedRun, start_run
+from inrank_monitor.schedule import Schedule, make_schedule
+from inrank_monitor.snapshot import RankOptions, take_snapshot
+from inrank_monitor.spectrum import SpectrumPool
+
+logger = logging.getLogger("inrank_monitor")
+_FLUSH_SECONDS, _FLUSH_ROWS = 5.0, 2048
+_MAX_BACKLOG = 4
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer] | None,
+    directory: str | Path,
+    *,
+    every: int | None = None,
+    schedule: Schedule | Callable[[int], bool] | None = None,
+    max_overhead: float = 0.01,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    threshold: float = 0.9,
+    buffer_rank: int = 100,
+    definition: Definition = "paper",
+    leading: int | None = None,
+    initial_weights: Keep = "disk",
+    embeddings: bool = False,
+    split_parts: bool = True,
+    tensorboard: bool = True,
+    resume: bool | int = False,
+    strict: bool = False,
+) -> SpectrumTracker:
+    """Watch the spectra of ΔW = W_t − W0 of every weight matrix; W0 is the weights as they are now.
+
+    Args:
+        model: any module, also compiled or wrapped in DataParallel or DistributedDataParallel.
+        optimizer: its steps are counted by a hook. Several may be given, in the order in which the loop steps them: the
+            last one counts. None: call `tracker.step()` after each step.
+        directory: of the run; made if need be.
+        every: measure at each multiple of this many steps, whatever it costs.
+        schedule: measure where this function of the step is true (or a `Schedule`). Default: `Automatic`.
+        max_overhead: the automatic schedule's share of wall time.
+        include: globs over matrix names; only these are watched.
+        exclude: globs over matrix names; these are not.
+        threshold: α, in (0, 1].
+        buffer_rank: b of eq. 7.
+        definition: of the explained ratio.
+        leading: measure only this many leading singular values, with a bound on their error.
+        initial_weights: where W0 is kept: `"disk"`, `"memory"` (CPU) or `"device"`.
+        embeddings: watch embeddings too.
+        split_parts: q, k, v and recurrent gates as matrices of their own.
+        tensorboard: write an event file beside the log.
+        resume: True or a step goes on with the run in `directory`; see `run_start.start_run`.
+        strict: raise the tracker's errors inside the loop instead of recording them.
+
+    Raises:
+        ValueError, TypeError: an argument is wrong; the message names it.
+        FileExistsError: `directory` holds a run and `resume` is False.
+        OSError: the directory cannot be written.
+
+    References:
+        Zhao et al. 2023, arXiv:2306.11250, definition 1 and eq. 7.
+    """
+    began = time.perf_counter()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_options(threshold, buffer_rank, definition)
+    if leading is not None and (isinstance(leading, bool) or not isinstance(leading, int) or leading < 2):
+        raise ValueError(f"leading must be an integer of at least 2, got {leading!r}")
+    chosen = make_schedule(every, schedule, max_overhead)
+    optimizers = _optimizers(optimizer, model)
+    matrices, coverage = find_matrices(
+        model, include=include, exclude=exclude, embeddings=embeddings, split_parts=split_parts
+    )
+    options = RankOptions(threshold, buffer_rank, definition, leading)
+    settings = {"every": every, "max_overhead": max_overhead, "initial_weights": initial_weights}
+    started = start_run(
+        Path(directory),
+        model,
+        matrices,
+        coverage,
+        options,
+        initial_weights,
+        resume,
+        _own_steps(optimizers),
+        settings,
+    )
+    return SpectrumTracker(started, matrices, coverage, options, chosen, optimizers, tensorboard, strict, began)
+
+
+def _optimizers(given: Optimizer | Sequence[Optimizer] | None, model: nn.Module) -> list[Optimizer]:
+    optimizers: list[Optimizer] = []
+    for optimizer in [] if given is None else given if isinstance(given, list | tuple) else [given]:
+        while not hasattr(optimizer, "_optimizer_step_post_hooks") and hasattr(optimizer, "optimizer"):
+            optimizer = optimizer.optimizer  # accelerate's wrapper
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer, a list of them or None, got {optimizer!r}")
+        optimizers.append(optimizer)
+    own = {id(parameter) for parameter in unwrap(model).parameters()}
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    if optimizers and not own & held:
+        raise ValueError("optimizer holds no parameter of model: was it made for another one?")
+    return optimizers
+
+
+def _own_steps(optimizers: Sequence[Optimizer]) -> int | None:
+    """The last optimizer's own step counter, where it has one (Adam and its kin)."""
+    counters = [state["step"] for state in (optimizers[-1].state.values() if optimizers else ()) if "step" in state]
+    return int(max(map(float, counters))) if counters else None
+
+
+class SpectrumTracker:
+    """Watches one training; made by `attach`. Also a context manager, which closes it.
+
+    Attributes:
+        path: the run directory.
+        coverage: every parameter of the model: watched as which matrices, or skipped and why.
+        step_count: optimizer steps since attach.
+    """
+
+    def __init__(
+        self,
+        started: StartedRun,
+        matrices: Sequence[Matrix],
+        coverage: Coverage,
+        options: RankOptions,
+        schedule: Schedule,
+        optimizers: Sequence[Optimizer],
+        tensorboard: bool,
+        strict: bool,
+        began: float,
+    ) -> None:
+        self.path, self.coverage, self.step_count = started.directory, coverage, started.step
+        self._started, self._matrices, self._options = started, matrices, options
+        self._schedule, self._strict = schedule, strict
+        entries = started.info["matrices"]
+        self._recorder = Recorder(
+            started.directory,
+            started.segment,
+            matrices,
+            [entry["initial_norm"] for entry in entries],
+            [entry["null_rank"] for entry in entries],
+            options,
+            started.running,
+            started.step if started.resumed else None,
+            tensorboard,
+        )
+        self._pool = SpectrumPool()
+        self._scalars: list[ScalarRow] = []
+        self._flushed = self._began = began
+        self._measured_step = started.step
+        self._reported: set[str] = set()
+        self._closed = False
+        self._handles = [optimizers[-1].register_step_post_hook(self._after_step)] if optimizers else []
+        # Closed at exit if the script forgets; a tracker that is dropped unclosed still ends its run.
+        atexit.register(_close_at_exit, weakref.ref(self))
+        self._abandon = weakref.finalize(self, _end_run, started, self._recorder, "finished", "never closed")
+        self._abandon.atexit = False
+        if started.resumed:
+            self._recorder.event(started.step, "resumed", None, f"taken up at step {started.step}")
+        self._snapshot_seconds = time.perf_counter() - began
+
+    @property
+    def finished_steps(self) -> list[int]:
+        """The steps whose snapshot this process has written to disk."""
+        return list(self._recorder.finished_steps)
+
+    @property
+    def seconds(self) -> float:
+        """What the tracker has cost so far, in seconds: attaching, measuring, and its thread's processor time."""
+        return self._snapshot_seconds + self._recorder.seconds
+
+    @property
+    def overhead(self) -> float:
+        """`seconds` as a share of the wall time since attach."""
+        return self.seconds / max(time.perf_counter() - self._began, 1e-9)
+
+    def step(self) -> None:
+        """Count one optimizer step, where no optimizer was given to `attach`.
+
+        Raises:
+            RuntimeError: an optimizer was given, whose hook counts its steps.
+        """
+        if self._handles:
+            raise RuntimeError(f"step() at step {self.step_count}: the optimizer given to attach counts the steps")
+        self._count()
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._count()
+
+    def _count(self) -> None:
+        if self._closed:
+            return
+        self.step_count += 1
+        try:
+            now = time.perf_counter()
+            if self._schedule.due(self.step_count, now - self._began, self.seconds):
+                self._snapshot(now)
+        except Exception as error:
+            self._failed(error)
+
+    def log(self, **values: float | Tensor) -> None:
+        """Log scalars beside the spectra, at the current step; a tensor is not waited for.
+
+        Args:
+            values: numbers or tensors of one element, by name: `loss=loss, lr=lr`.
+        """
+        if self._closed:
+            return
+        try:
+            self._add_scalars(values)
+            if len(self._scalars) >= _FLUSH_ROWS or time.perf_counter() - self._flushed > _FLUSH_SECONDS:
+                self._flush_scalars()
+        except Exception as error:
+            self._failed(error)
+
+    def _add_scalars(self, values: dict[str, Any]) -> None:
+        now = time.time()
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                if value.numel() != 1:
+                    raise ValueError(f"log({name}=...) takes one number, got a tensor of shape {tuple(value.shape)}")
+                kept: float | Tensor = value.detach().clone()
+            else:
+                kept = float(value)
+            self._scalars.append((self.step_count, now, name, kept))
+
+    def _flush_scalars(self) -> None:
+        if self._scalars:
+            self._recorder.scalars(self._scalars)
+            self._scalars = []
+        self._flushed = time.perf_counter()
+
+    def measure(self) -> None:
+        """Take a snapshot now, whatever the schedule says, unless this step has one."""
+        if self._closed or self.step_count == self._measured_step:
+            return
+        try:
+            self._snapshot(time.perf_counter())
+        except Exception as error:
+            self._failed(error)
+
+    def _snapshot(self, began: float) -> None:
+        if self._recorder.backlog >= _MAX_BACKLOG:
+            self._skip()
+            return
+        before = self.seconds
+        snapshot = take_snapshot(
+            self.step_count, self._matrices, self._started.initial, self._options.leading, self._pool
+        )
+        self._recorder.snapshot(snapshot)
+        self._measured_step = self.step_count
+        self._snapshot_seconds += time.perf_counter() - began
+        self._schedule.measured(self.step_count, self.seconds - before)
+        self._add_scalars({"tracker_seconds": self.seconds, "tracker_overhead": self.overhead})
+        self._flush_scalars()
+        if snapshot.problems and self._strict:
+            kind, matrix, message = snapshot.problems[0]
+            raise RuntimeError(f"{kind} in {matrix} at step {self.step_count}: {message}")
+        if self._strict and self._recorder.failures:
+            raise self._recorder.failures[0]
+
+    def _skip(self) -> None:
+        """The disk is slower than the schedule: leave this step out rather than hold up the loop."""
+        if "backlog" not in self._reported:
+            self._reported.add("backlog")
+            logger.warning("writing to %s is slower than the schedule: snapshots are left out", self.path)
+        self._recorder.event(self.step_count, "snapshot_skipped", None, "earlier snapshots are still being written")
+
+    def _failed(self, error: Exception) -> None:
+        """Record an error of ours once and let the training go on; in strict mode raise it."""
+        if self._strict:
+            raise error
+        text = "".join(traceback.format_exception(error))
+        if text not in self._reported:
+            self._reported.add(text)
+            logger.error("error in the tracker at step %d; training goes on\n%s", self.step_count, text)
+            self._recorder.event(self.step_count, "error", None, text)
+
+    def flush(self) -> None:
+        """Wait until everything so far is on disk (or has been refused by it)."""
+        self._flush_scalars()
+        self._recorder.drain()
+
+    def summary(self) -> str:
+        """The run as a terminal table: cost, and each matrix's rank beside its null rank."""
+        from inrank_monitor.report import report_table
+        from inrank_monitor.run import open_run
+
+        if not self._closed:
+            self.flush()
+        return report_table(open_run(self.path))
+
+    def close(self, reason: str | None = None) -> None:
+        """Take a last snapshot, write everything, mark the run finished, and let go of model and optimizer.
+
+        Args:
+            reason: why the training was interrupted, if it was.
+        """
+        if self._closed:
+            return
+        self.measure()
+        self._closed = True
+        for handle in self._handles:
+            handle.remove()
+        atexit.unregister(_close_at_exit)
+        self._abandon.detach()
+        self._flush_scalars()
+        self._pool.close()
+        _end_run(
+            self._started,
+            self._recorder,
+            "interrupted" if reason else "finished",
+            reason or "",
+            self.step_count,
+        )
+        self._matrices = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(None if kind is None else kind.__name__)
+
+
+def _end_run(started: StartedRun, recorder: Recorder, status: str, reason: str, step: int | None = None) -> None:
+    """Write what is left and how the run ended; also when nobody closed the tracker."""
+    lost = recorder.close()
+    if lost:
+        logger.error("%s: %d batches could not be written and are lost", started.directory, lost)
+    started.info["ended"] = {"status": status, "reason": reason, "time": time.time(), "step": step}
+    try:
+        started.save()
+    except OSError as error:
+        logger.error("%s: run.json could not be closed: %s", started.directory, error)
+    started.lock.release()
+
+
+def _close_at_exit(reference: weakref.ref[SpectrumTracker]) -> None:
+    tracker = reference()
+    if tracker is not None:
+        error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+        tracker.close(type(error).__name__ if error is not None else None)
