@@ -167,18 +167,25 @@ def _named_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, list
     """(name, module, attribute, parameters behind it); a layer in factors gives its update, attribute ""."""
     for prefix, module in model.named_modules():
         clean = ".".join(part for part in prefix.split(".") if part and part != "_orig_mod")
-        if ".parametrizations" in f".{clean}":
+        if ".parametrizations" in f".{clean}" or hasattr(module, "_orig_mod"):
             continue
         dot = f"{clean}." if clean else ""
         factors = isinstance(module, LowRankUpdate)
         if factors:
             yield clean or type(module).__name__, module, "", list(module.update_factors())
         for attribute, parametrization in (getattr(module, "parametrizations", None) or {}).items():
-            yield f"{dot}{attribute}", module, attribute, list(parametrization.parameters())
+            if parameters := list(parametrization.parameters()):
+                yield f"{dot}{attribute}", module, attribute, parameters
         own = {id(parameter) for parameter in module.update_factors()} if factors else set()
         for attribute, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in own:
                 yield f"{dot}{attribute}", module, attribute, [parameter]
+
+
+def _kind(module: nn.Module) -> str:
+    """Class name; that of the original class where parametrize made a subclass."""
+    kinds = type(module).__mro__
+    return (kinds[1] if hasattr(module, "parametrizations") else kinds[0]).__name__
 
 
 def _effective_shape(module: nn.Module, attribute: str) -> tuple[int, ...]:
@@ -220,7 +227,7 @@ def _reason_to_skip(
 def _matrices_of(
     name: str, module: nn.Module, attribute: str, shape: tuple[int, ...], split_parts: bool
 ) -> list[Matrix]:
-    kind = type(module).__name__
+    kind = _kind(module)
 
     def matrix(part: str | None, rows: int, cols: int, view: Callable[[Tensor], Tensor]) -> Matrix:
         label = name if part is None else f"{name}[{part}]"
@@ -249,7 +256,7 @@ def _matrices_of(
 
 def _parts(name: str, module: nn.Module, attribute: str, rows: int, cols: int) -> str:
     """One letter a part that is stored as a block of rows of one weight; empty if there is only one."""
-    kind = type(module).__name__
+    kind = _kind(module)
     if kind in _GATES and attribute.startswith(("weight_ih", "weight_hh")):
         return _GATES[kind]
     if isinstance(module, nn.MultiheadAttention) and attribute == "in_proj_weight":

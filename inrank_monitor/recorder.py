@@ -21,7 +21,7 @@ from torch import Tensor
 from inrank_monitor.matrices import Matrix
 from inrank_monitor.run_log import TENSORBOARD_DIR, RunLog
 from inrank_monitor.snapshot import RankOptions, Snapshot, metric_columns
-from inrank_monitor.tensorboard import EventFile
+from inrank_monitor.tensorboard import EventFile, import_protocol
 
 logger = logging.getLogger("inrank_monitor")
 ScalarRow = tuple[int, float, str, "float | Tensor"]
@@ -61,10 +61,12 @@ class Recorder:
         self._event_file: EventFile | None = None
         self._tensorboard = tensorboard
         self.finished_steps: list[int] = []
-        self.failures: list[BaseException] = []
+        self.failure: BaseException | None = None  # the first one
         self.seconds = 0.0
         self.backlog = 0
+        self._step = resume_step or 0
         self._reported: set[str] = set()
+        self._notes: list[tuple[str, str | None, str]] = []  # what went wrong here, to be recorded once it can be
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # A daemon, so that a script that forgets to close ends; the exit handler of the tracker closes it in time.
         self._thread = threading.Thread(target=self._work, name="inrank-recorder", daemon=True)
@@ -98,10 +100,17 @@ class Recorder:
         return self._log.waiting + self._log.dropped
 
     def _work(self) -> None:
+        try:
+            if self._tensorboard:
+                import_protocol()
+        except ImportError as error:
+            self._tensorboard = False
+            self._failed(error)
         while (job := self._jobs.get()) is not None:
             before = time.thread_time()
             try:
                 job()
+                self._write_notes()
             except Exception as error:  # whatever it is, training goes on: it is reported, never hidden
                 self._failed(error)
             finally:
@@ -109,19 +118,24 @@ class Recorder:
                 del job
 
     def _failed(self, error: Exception) -> None:
-        self.failures.append(error)
+        self.failure = self.failure or error
         if str(error) in self._reported:
             return
         self._reported.add(str(error))
         if isinstance(error, OSError):
+            self._notes.append(("write_failed", None, f"{error}; kept, and tried again until it worked"))
             logger.warning("%s: %s; what is unwritten is kept and tried again", self._directory, error)
         else:
-            logger.error(
-                "error in the tracker's thread; training goes on\n%s",
-                "".join(traceback.format_exception(error)),
-            )
+            text = "".join(traceback.format_exception(error))
+            self._notes.append(("error", None, text))
+            logger.error("error in the tracker's thread; training goes on\n%s", text)
+
+    def _write_notes(self) -> None:
+        notes, self._notes = self._notes, []
+        self._events(self._step, time.time(), notes)
 
     def _snapshot(self, snapshot: Snapshot) -> None:
+        self._step = snapshot.step
         try:
             columns = metric_columns(snapshot, self._matrices, self._norms, self._options, self._running)
 
@@ -130,7 +144,8 @@ class Recorder:
                 logger.debug("snapshot of step %d is on disk", snapshot.step)
 
             try:
-                self._log.append("measurements", columns, written)
+                if snapshot.places:
+                    self._log.append("measurements", columns, written)
             finally:
                 self._events(snapshot.step, snapshot.time, _summarise(snapshot))
                 self._to_tensorboard(lambda file: file.add_measurements(columns))
@@ -152,10 +167,7 @@ class Recorder:
             self._log.append("events", {"step": [step] * len(rows), "time": [when] * len(rows), **columns})
 
     def _to_tensorboard(self, write: Callable[[EventFile], None]) -> None:
-        """Write to the event file; it is given up after an error, since the log has everything.
-
-        Made here rather than at attach: importing TensorBoard takes a third of a second.
-        """
+        """Write to the event file; it is given up after an error, since the log has everything."""
         if not self._tensorboard:
             return
         try:

@@ -6,12 +6,11 @@ snapshot and is asked once a step; asking costs well under a microsecond.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Protocol
 
 GRACE_SECONDS = 60.0
-_FINE, _COARSE = 1.05, 2.0
+_MIN_RATIO = 1.05
 
 
 class Schedule(Protocol):
@@ -68,9 +67,9 @@ class Automatic:
     """Dense early, geometric later, inside a budget: `max_overhead` of the wall time.
 
     Ranks move first, so early snapshots are worth most, when little has been earned to pay for them. Until a minute of
-    training has passed the budget is that of the whole minute, and it is laid out along powers of two; what has been
-    earned is spent at steps that lie 5 % apart or more. A snapshot is taken if it and a last one at the end are both
-    within the budget. The first step is always measured, since without it the cost is unknown.
+    training has passed the budget is that of the whole minute, laid out in equal ratios over the steps that the minute
+    will hold; afterwards what has been earned is spent, at steps 5 % apart or more. A snapshot is taken if it and a
+    last one at the end are both within the budget. The first step is always measured: it tells the cost.
 
     Args:
         max_overhead: the tracker's share of wall time, in (0, 1].
@@ -88,12 +87,16 @@ class Automatic:
         """Whether the step is far enough from the last measured one, and the budget allows it."""
         if self._snapshots == 0:
             return True
-        if step < math.ceil(self._last_step * _FINE) or step <= self._last_step:
+        if step < self._last_step * _MIN_RATIO or step <= self._last_step:
             return False
-        wanted = spent + 2 * self._cost
-        if wanted <= self.max_overhead * elapsed:
+        left = self.max_overhead * max(elapsed, GRACE_SECONDS) - spent - self._cost
+        if left < self._cost:
+            return False
+        if elapsed >= GRACE_SECONDS:
             return True
-        return step >= self._last_step * _COARSE and wanted <= self.max_overhead * max(elapsed, GRACE_SECONDS)
+        affordable = left / max(self._cost, 1e-9)
+        ahead = step * GRACE_SECONDS / max(elapsed, 1e-9) / self._last_step
+        return step >= self._last_step * ahead ** (1 / affordable)
 
     def measured(self, step: int, cost: float) -> None:
         """Follow the cost: the first value, then an average that forgets (the first one includes start-up)."""

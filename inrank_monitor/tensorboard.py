@@ -19,7 +19,14 @@ from inrank_monitor.run_log import AppendFile
 
 MAX_MATRICES = 256  # thousands of charts freeze the page; the log has them all
 SCALARS = ("running_rank", "intrinsic_rank", "explained_ratio", "stable_rank", "relative_norm")
-_BINS = 64
+_BINS = 40
+
+
+def import_protocol() -> None:
+    """Import what an event file needs: a third of a second, once a process, like every import not part of the cost."""
+    import tensorboard.compat.proto.event_pb2
+    import tensorboard.plugins.custom_scalar.layout_pb2
+    import tensorboard.summary.writer.record_writer  # noqa: F401
 
 
 class EventFile:

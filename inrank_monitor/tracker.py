@@ -282,8 +282,8 @@ class SpectrumTracker:
         if snapshot.problems and self._strict:
             kind, matrix, message = snapshot.problems[0]
             raise RuntimeError(f"{kind} in {matrix} at step {self.step_count}: {message}")
-        if self._strict and self._recorder.failures:
-            raise self._recorder.failures[0]
+        if self._strict and self._recorder.failure:
+            raise self._recorder.failure
 
     def _skip(self) -> None:
         """The disk is slower than the schedule: leave this step out rather than hold up the loop."""

@@ -1,0 +1,129 @@
+"""What the tracker costs: wall time of training with it over wall time without, automatic schedule, in pairs.
+
+    python benchmarks/bench_overhead.py [--pairs 5] [--steps 300] [--only gpt2|mlp]
+
+Both trainings of a pair advance in turns, a block of steps each, so that a machine whose speed drifts slows both alike.
+What the tracker does at attach, in its thread, and at close counts; only the import of its libraries does not. The
+schedule is given the time of its own training, as if it had the machine to itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from inrank_monitor import attach
+from inrank_monitor.schedule import Automatic
+
+BLOCK = 5
+
+
+def gpt2() -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
+    """The demo's GPT-2 (4 layers, width 256), 8 sequences of 128 tokens a step."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=2048, n_positions=128, n_embd=256, n_layer=4, n_head=4))
+    tokens = torch.randint(2048, (8, 128))
+    return model, lambda model: model(input_ids=tokens, labels=tokens).loss
+
+
+def mlp() -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
+    """A 3-layer perceptron, 784-1024-1024-10, 512 samples a step."""
+    model = nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
+    inputs, labels = torch.randn(512, 784), torch.randint(10, (512,))
+    return model, lambda model: nn.functional.cross_entropy(model(inputs), labels)
+
+
+class Side:
+    """One training of a pair, and the seconds that it took."""
+
+    def __init__(self, make: Callable[[], tuple[nn.Module, Callable[[nn.Module], Tensor]]], run: Path | None) -> None:
+        torch.manual_seed(0)
+        self.model, self.loss = make()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+        self.seconds, self.tracker = 0.0, None
+        if run is not None:
+            with self:
+                self.tracker = attach(self.model, self.optimizer, run, schedule=OwnTime(self))
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += time.perf_counter() - self.began
+
+    def advance(self, steps: int) -> None:
+        """Train for a block of steps; what the tracker's thread has begun is waited for, and counts."""
+        with self:
+            for _ in range(steps):
+                loss = self.loss(self.model)
+                loss.backward()
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+                if self.tracker:
+                    self.tracker.log(loss=loss)
+            if self.tracker:
+                self.tracker.flush()
+
+    def close(self) -> None:
+        """The last snapshot and the end of the run."""
+        if self.tracker:
+            with self:
+                self.tracker.close()
+
+
+class OwnTime(Automatic):
+    """The automatic schedule on the clock of one side."""
+
+    def __init__(self, side: Side) -> None:
+        super().__init__()
+        self.side = side
+
+    def due(self, step: int, elapsed: float, spent: float) -> bool:
+        """As ever, with the seconds of this side alone."""
+        return super().due(step, self.side.seconds + time.perf_counter() - self.side.began, spent)
+
+
+def pair(make: Callable[[], tuple[nn.Module, Callable[[nn.Module], Tensor]]], steps: int) -> tuple[float, float, int]:
+    """Seconds with the tracker, without it, and how many snapshots were taken."""
+    with tempfile.TemporaryDirectory() as directory:
+        sides = [Side(make, Path(directory) / "run"), Side(make, None)]
+        for block in range(0, steps, BLOCK):
+            for side in sides if (block // BLOCK) % 2 else reversed(sides):
+                side.advance(min(BLOCK, steps - block))
+        for side in sides:
+            side.close()
+        return sides[0].seconds, sides[1].seconds, len(sides[0].tracker.finished_steps)
+
+
+def main() -> None:
+    """Print, for each model, the median and the spread of the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--only", choices=("gpt2", "mlp"))
+    options = parser.parse_args()
+    for make in [mlp, gpt2]:
+        if options.only in (None, make.__name__):
+            pair(make, 2 * BLOCK)  # imports, thread pools, memory
+            found = [pair(make, options.steps) for _ in tqdm(range(options.pairs), desc=make.__name__, disable=None)]
+            ratios = [with_tracker / without for with_tracker, without, _ in found]
+            seconds = statistics.median(without for _, without, _ in found)
+            print(
+                f"{make.__name__}: {options.steps} steps ({seconds:.0f} s without the tracker), "
+                f"{statistics.median(count for *_, count in found):.0f} snapshots: "
+                f"overhead median {100 * (statistics.median(ratios) - 1):+.2f} %, "
+                f"range {100 * (min(ratios) - 1):+.2f} % to {100 * (max(ratios) - 1):+.2f} % of {len(ratios)} pairs"
+            )
+
+
+if __name__ == "__main__":
+    main()

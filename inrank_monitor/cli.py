@@ -1,0 +1,152 @@
+"""The command `inrank-monitor`. Bad input gives one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from inrank_monitor import __version__, demo_options
+
+
+class _Parser(argparse.ArgumentParser):
+    """One clear line for a wrong command line, in place of the whole usage."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    parser = _build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (FileNotFoundError, NotADirectoryError, FileExistsError, PermissionError, ValueError, KeyError) as error:
+        text = error.args[0] if isinstance(error, KeyError) else error
+        print(f"inrank-monitor {options.command}: {text}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"inrank-monitor {options.command}: {error.name} is not installed: {_extra(error.name)}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `inrank-monitor report RUN | head`
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _extra(module: str | None) -> str:
+    extra = {"streamlit": "dashboard", "transformers": "gpt2", "tokenizers": "gpt2"}.get((module or "").split(".")[0])
+    return f"pip install 'inrank-monitor[{extra}]'" if extra else f"pip install {module}"
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="inrank-monitor",
+        description="How much of each weight matrix does my training really use?",
+        epilog="examples:\n"
+        "  inrank-monitor demo                          train a small GPT-2 with the tracker attached\n"
+        "  inrank-monitor report runs/demo              ranks against null ranks, in the terminal\n"
+        "  inrank-monitor report runs/demo --html r.html\n"
+        "  inrank-monitor dashboard runs                the same, live, in the browser",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"inrank-monitor {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, *examples: str) -> _Parser:
+        added: _Parser = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog="examples:\n" + "\n".join(f"  inrank-monitor {example}" for example in examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    demo_options.add_arguments(
+        command(
+            "demo",
+            _demo,
+            "train a small GPT-2 from scratch on real text, with the tracker attached",
+            "demo",
+            "demo --text my.txt --width 384 --layers 6 --steps 2000 --out runs/mine",
+            "demo --out runs/mine --resume",
+        )
+    )
+    report = command("report", _report, "a run as a table, or as one HTML page", "report runs/demo --html report.html")
+    report.add_argument("path", metavar="RUN", help="run directory")
+    report.add_argument("--html", metavar="FILE", help="write a self-contained page that opens offline")
+    report.add_argument("--all", action="store_true", help="every matrix, however many there are")
+    export = command("export", _export, "a run's tables as files", "export runs/demo --format parquet --out tables")
+    export.add_argument("path", metavar="RUN", help="run directory")
+    export.add_argument("--format", choices=("csv", "parquet"), default="csv", help="default: csv")
+    export.add_argument("--out", metavar="DIR", help="where to write (default: RUN/export)")
+    listing = command("list", _list, "the runs in a directory, newest first", "list runs")
+    listing.add_argument("path", metavar="DIR", nargs="?", default="runs", help="default: runs")
+    dashboard = command("dashboard", _dashboard, "open a directory of runs in the browser", "dashboard runs")
+    dashboard.add_argument("path", metavar="DIR", nargs="?", default="runs", help="directory of runs (default: runs)")
+    dashboard.add_argument("--port", type=int, default=8501, help="on localhost (default: 8501)")
+    dashboard.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+    command("doctor", _doctor, "what is installed, which device, and a self-check of the spectra", "doctor")
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from inrank_monitor.demo import main as run
+
+    return run(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from inrank_monitor.report import report_table, write_html
+    from inrank_monitor.run import open_run
+
+    run = open_run(options.path)
+    if options.html:
+        write_html(run, options.html)
+        print(f"wrote {options.html}")
+    else:
+        print(report_table(run, limit=None) if options.all else report_table(run))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from inrank_monitor.export import export_run
+    from inrank_monitor.run import open_run
+
+    run = open_run(options.path)
+    directory = Path(options.out) if options.out else run.path / "export"
+    for path in export_run(run, directory, options.format):
+        print(f"wrote {path}")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from inrank_monitor.report import runs_table
+    from inrank_monitor.run import list_runs
+
+    if not Path(options.path).is_dir():
+        raise NotADirectoryError(f"{options.path} is not a directory")
+    runs = list_runs(options.path)
+    print(runs_table(runs) if runs else f"no runs in {options.path}; `inrank-monitor demo` makes one")
+    return 0
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    from inrank_monitor.launch import launch_dashboard
+
+    return launch_dashboard(Path(options.path), options.port, browser=not options.no_browser)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from inrank_monitor.doctor import examine
+
+    return examine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

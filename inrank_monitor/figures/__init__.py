@@ -1,0 +1,50 @@
+"""Figures: a table goes in, a Plotly figure comes out; it is never changed. No Streamlit, no torch.
+
+Ranks of all matrices
+    rank_evolution             a line a matrix over steps, its null rank dashed
+    rank_heatmap               matrix by step
+    explained_ratio_evolution  how well the rank so far explains the update, over steps
+Spectrum of one matrix
+    spectrum_evolution         each singular value over steps
+    spectrum_density           how the strength is spread, the part that the rank holds filled
+    explained_ratio_curve      explained ratio against rank
+The rest
+    loss_curve                 what the user logged
+    empty_figure               a figure that says why it is empty
+    CAPTIONS                   two plain lines for each figure
+    families, representative, short_names   names: groups for colour, a selection, labels
+
+Example:
+    >>> from inrank_monitor import open_run
+    >>> from inrank_monitor.figures import families, rank_evolution
+    >>> run = open_run("runs/first")                                              # doctest: +SKIP
+    >>> rank_evolution(run.measurements, groups=families(run.matrices.index)).show()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from inrank_monitor.figures.captions import CAPTIONS, Caption
+from inrank_monitor.figures.density import spectrum_density
+from inrank_monitor.figures.loss import loss_curve
+from inrank_monitor.figures.names import families, representative, short_names
+from inrank_monitor.figures.ranks import rank_evolution, rank_heatmap
+from inrank_monitor.figures.ratio import explained_ratio_curve, explained_ratio_evolution
+from inrank_monitor.figures.spectra import spectrum_evolution
+from inrank_monitor.figures.style import TEMPLATE, empty_figure
+
+__all__ = [
+    "CAPTIONS",
+    "TEMPLATE",
+    "Caption",
+    "empty_figure",
+    "explained_ratio_curve",
+    "explained_ratio_evolution",
+    "families",
+    "loss_curve",
+    "rank_evolution",
+    "rank_heatmap",
+    "representative",
+    "short_names",
+    "spectrum_density",
+    "spectrum_evolution",
+]

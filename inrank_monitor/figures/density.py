@@ -1,0 +1,207 @@
+"""How the strength of an update is spread over its singular values, and which part of it the rank holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from inrank_monitor.figures.names import plotly_text
+from inrank_monitor.figures.strength import Curve, Strength, kernel_curve, profile
+from inrank_monitor.figures.style import GRID, NEUTRAL, STRENGTH, empty_figure, logarithmic, new_figure, rgba
+from inrank_monitor.figures.tables import select_steps, spectra, spread
+from inrank_monitor.rank_metrics import Definition, intrinsic_rank
+
+Kind = Literal["density", "count", "profile"]
+MOST_ROWS = 40
+SOLID, FAINT = rgba(STRENGTH, 0.85), rgba(STRENGTH, 0.24)
+
+
+def spectrum_density(
+    singular_values: pd.DataFrame,
+    steps: int | Iterable[int] | None = None,
+    rank: int | Mapping[int, int] | None = None,
+    *,
+    name: str = "",
+    kind: Kind = "density",
+    log: bool = False,
+    threshold: float = 0.9,
+    buffer_rank: int = 100,
+    definition: Definition = "paper",
+    null: np.ndarray | None = None,
+    size: int | None = None,
+) -> go.Figure:
+    """Density of σ_i / Σσ at chosen steps; the part that the rank holds is solid (paper, Figure 1).
+
+    Each step is a row. `kind` says what is drawn in it:
+
+    * `"density"`: each value weighs its own strength, so the solid area of a row is the share of the total
+      strength that the first r values carry.
+    * `"count"`: each value weighs the same; the solid area is r / q. To compare with the law that noise
+      follows.
+    * `"profile"`: σ_i / Σσ against its index i, up to r + b of the largest rank.
+
+    Rows are scaled to one height each: compare shapes and filled shares, not heights. A zero or non-finite
+    update is a row that says so.
+
+    Args:
+        singular_values: `run.singular_values(name)`: index step, descending values in columns 1..q.
+        steps: measured steps. Default: the first and the last that have something to draw. Above 40, evenly
+            thinned.
+        rank: the rank to fill, or one for each step. Default: the intrinsic rank by the options below.
+        name: the matrix, for the title.
+        kind: one of the three above.
+        log: logarithmic σ axis (index axis for `"profile"`); values below 1e-7 σ₁ are then left out.
+        threshold: α.
+        buffer_rank: b of eq. 7.
+        definition: `"paper"` or `"reference"`.
+        null: `null_singular_values(rows, cols)`: the same curve for noise of that shape, dotted.
+        size: min(rows, cols), where zeros beyond q are part of the spectrum (a product of factors).
+
+    Raises:
+        ValueError: a step that was not measured, an unknown kind, or an option out of range.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind must be one of {get_args(Kind)}, got {kind!r}")
+    if not len(singular_values.index):
+        return empty_figure("no measurements yet", plotly_text(name))
+    found = spectra(singular_values)
+    if all(values is None for values in found.values()):
+        return empty_figure("no finite measurement yet", plotly_text(name))
+    telling = [step for step, values in found.items() if values is not None and values[0] > 0]
+    if not telling:
+        return empty_figure("no update yet: all singular values are 0", plotly_text(name))
+    chosen = select_steps(found, steps, [min(telling), max(telling)])
+    rows = []
+    for step in (chosen[i] for i in spread(len(chosen), MOST_ROWS)):
+        values = found[step]
+        if isinstance(rank, Mapping):
+            held = int(rank.get(step, 0))
+        elif rank is not None or values is None:
+            held = rank or 0
+        else:
+            held = int(intrinsic_rank(values, threshold, buffer_rank, definition, size))
+        rows.append(_row(step, values, held))
+    return _draw(rows, name, kind, log, buffer_rank, null)
+
+
+def _row(step: int, values: np.ndarray | None, rank: int) -> Strength | str:
+    """The row of a step, or what to write in its place."""
+    if values is None:
+        return f"step {step}: not finite"
+    if values.sum() <= 0:
+        return f"step {step}: no update yet"
+    return Strength(step, values / values.sum(), min(max(rank, 0), len(values)))
+
+
+def _draw(
+    rows: list[Strength | str], name: str, kind: Kind, log: bool, buffer_rank: int, null: np.ndarray | None
+) -> go.Figure:
+    real = [row for row in rows if isinstance(row, Strength)]
+    noise = None if null is None else Strength(-1, np.asarray(null, dtype=np.float64) / np.sum(null), 0)
+    height = 150 + (130 if len(rows) <= 3 else 46) * len(rows)
+    titles = {"density": "σ / Σσ", "count": "σ / Σσ", "profile": "index i of σ<sub>i</sub>"}
+    figure = new_figure(plotly_text(name), titles[kind], "", height=min(max(height, 300), 1000))
+    last = max([row.rank + buffer_rank for row in real], default=1)
+
+    def curve_of(row: Strength) -> Curve:
+        return profile(row, last) if kind == "profile" else kernel_curve(row, kind == "density", log)
+
+    other = None if noise is None else curve_of(noise)
+    for i, row in enumerate(rows):
+        if isinstance(row, Strength):
+            _add_row(figure, row, curve_of(row), other, baseline=-float(i), first=row is real[0], kind=kind)
+    _finish(figure, rows, kind, log)
+    return figure
+
+
+def _add_row(
+    figure: go.Figure,
+    row: Strength,
+    curve: Curve,
+    noise: Curve | None,
+    baseline: float,
+    first: bool,
+    kind: Kind,
+) -> None:
+    top = max(float(curve.height.max(initial=0.0)), float(noise.height.max(initial=0.0)) if noise else 0.0)
+    scale = 0.88 / top if top > 0 else 0.0
+    label = f"step {row.step}<br>rank {row.rank} holds {row.held:.1%} of the strength"
+    parts = [("the rest", FAINT, np.ones_like(curve.held)), ("held by the rank", SOLID, curve.held)]
+    for legend, colour, where in parts:
+        if not where.any():
+            continue
+        x, height = curve.x[where], curve.height[where] * scale
+        figure.add_scatter(
+            x=np.concatenate([x, x[::-1]]).astype(np.float32),
+            y=np.concatenate([baseline + height, np.full(len(x), baseline)]).astype(np.float32),
+            fill="toself",
+            mode="lines",
+            fillcolor=colour,
+            line={"width": 0, "color": colour},
+            name=legend,
+            legendgroup=legend,
+            showlegend=first,
+            hoverinfo="skip",
+            meta=[row.step],
+        )
+    figure.add_scatter(
+        x=curve.x.astype(np.float32),
+        y=(baseline + curve.height * scale).astype(np.float32),
+        mode="lines",
+        line={"color": STRENGTH, "width": 1.4},
+        name=f"step {row.step}",
+        showlegend=False,
+        customdata=curve.height.astype(np.float32),
+        meta=[row.step, row.rank, row.held],
+        hovertemplate=label
+        + ("<br>σ / Σσ = %{x:.3~g}" if kind != "profile" else "<br>i = %{x:.0f}")
+        + "<extra></extra>",
+    )
+    if noise is not None:
+        figure.add_scatter(
+            x=noise.x.astype(np.float32),
+            y=(baseline + noise.height * scale).astype(np.float32),
+            mode="lines",
+            line={"color": NEUTRAL, "width": 1.6, "dash": "dot"},
+            name="noise of the same shape",
+            legendgroup="noise",
+            showlegend=first,
+            customdata=noise.height.astype(np.float32),
+            hoverinfo="skip",
+        )
+
+
+def _visible(outline: go.Scatter) -> np.ndarray:
+    """Where an outline rises above its baseline: the least values trail off over empty decades."""
+    height = np.asarray(outline.customdata)
+    seen: np.ndarray = np.asarray(outline.x)[height >= 0.004 * height.max()]
+    return seen
+
+
+def _finish(figure: go.Figure, rows: list[Strength | str], kind: Kind, log: bool) -> None:
+    """Rows labelled with their step and, where there is room, what the rank holds."""
+    roomy = len(rows) <= 14
+    texts = []
+    for row in rows:
+        if isinstance(row, str):
+            texts.append(row)
+        elif roomy:
+            texts.append(f"step {row.step}<br>rank {row.rank} holds {row.held:.0%}")
+        else:
+            texts.append(f"step {row.step}")
+    figure.update_yaxes(
+        tickvals=[-float(i) for i in range(len(rows))],
+        ticktext=texts,
+        range=[-len(rows) + 0.9, 1.0],
+        gridcolor=GRID,
+        ticks="",
+    )
+    if log:
+        visible = np.concatenate([_visible(trace) for trace in figure.data if trace.customdata is not None])
+        figure.update_xaxes(**logarithmic(visible), range=np.log10([visible.min(), visible.max()]).tolist())
+    elif kind != "profile":
+        figure.update_xaxes(rangemode="tozero")

@@ -1,0 +1,107 @@
+"""A line for each matrix: what rank_evolution and explained_ratio_evolution share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from inrank_monitor.figures.names import plotly_text, short_names
+from inrank_monitor.figures.style import CATEGORIES, category, legend_entry, rgba, side_legend, symbol
+from inrank_monitor.figures.tables import RANK_COLUMNS, column_title, numbers, thin
+
+MOST_POINTS = 60_000
+MARKERS_UP_TO = 40
+
+
+def add_matrix_lines(
+    figure: go.Figure,
+    tables: Mapping[str, pd.DataFrame],
+    column: str,
+    *,
+    groups: Mapping[str, str] | None = None,
+    staircase: bool = False,
+    log_steps: bool = False,
+) -> dict[str, str]:
+    """Draw a line a matrix and return the colour that each got.
+
+    Args:
+        figure: drawn into.
+        tables: matrix name -> its rows of the measurements, sorted by step.
+        column: the column to draw.
+        groups: matrix name -> group; None: every matrix has a colour and a legend entry of its own.
+        staircase: hold each value until the next measurement, as a rank does.
+        log_steps: leave out step 0, which Plotly would draw at the left edge of a logarithmic axis.
+    """
+    looks = _own_looks(list(tables)) if groups is None else _group_looks(list(tables), groups)
+    short = short_names(tables)
+    limit = max(MOST_POINTS // max(len(tables), 1), 50)
+    for name, table in tables.items():
+        rows = table[table["step"] > 0] if log_steps else table
+        colour, alpha, marker, group = looks[name]
+        values = numbers(rows[column])
+        kept = thin(values, limit)
+        null = numbers(rows["null_rank"])[kept]
+        figure.add_scatter(
+            x=rows["step"].to_numpy()[kept],
+            y=values[kept],
+            mode="lines+markers" if len(kept) <= MARKERS_UP_TO else "lines",
+            line={"color": rgba(colour, alpha), "width": 1.8, "shape": "hv" if staircase else "linear"},
+            marker={"symbol": marker, "size": 5},
+            name=plotly_text(short[name]),
+            legendgroup=plotly_text(group),
+            showlegend=groups is None,
+            meta=[plotly_text(name)],
+            customdata=null.astype(np.float32) if column in RANK_COLUMNS else None,
+            hovertemplate=_hover(column),
+        )
+    if groups is not None:
+        labels = short_names([look[3] for look in looks.values()], width=24)
+        for group, label in labels.items():
+            colour, marker = next((look[0], look[2]) for look in looks.values() if look[3] == group)
+            legend_entry(figure, plotly_text(label), plotly_text(group), line={"color": colour, "width": 3})
+    if (len(tables) if groups is None else len({look[3] for look in looks.values()})) > 8:
+        side_legend(figure)
+    return {name: rgba(look[0], look[1]) for name, look in looks.items()}
+
+
+def _hover(column: str) -> str:
+    value = f"<b>%{{meta[0]}}</b><br>step %{{x}}<br>{column_title(column)} %{{y:.4~g}}"
+    return value + ("<br>null rank %{customdata}" if column in RANK_COLUMNS else "") + "<extra></extra>"
+
+
+Look = tuple[str, float, str, str]
+
+
+def _own_looks(names: list[str]) -> dict[str, Look]:
+    return {name: (category(i), 1.0, symbol(i), name) for i, name in enumerate(names)}
+
+
+def _group_looks(names: list[str], groups: Mapping[str, str]) -> dict[str, Look]:
+    """Colour by group; within a group more ink for later matrices."""
+    members: dict[str, list[str]] = {}
+    for name in names:
+        members.setdefault(groups.get(name, name), []).append(name)
+    looks = {}
+    for i, (group, inside) in enumerate(members.items()):
+        for depth, name in enumerate(inside):
+            alpha = 1.0 if len(inside) == 1 else 0.35 + 0.65 * depth / (len(inside) - 1)
+            looks[name] = (category(i), alpha, symbol(i), group)
+    return looks
+
+
+def flat_line(figure: go.Figure, height: float, label: str) -> None:
+    """A thin horizontal line across the plot; its label stands in the right margin, clear of the curves."""
+    figure.add_hline(y=height, line={"color": CATEGORIES[1], "width": 1.2, "dash": "dot"})
+    figure.add_annotation(
+        x=1.005,
+        xref="paper",
+        xanchor="left",
+        y=height,
+        text=label,
+        showarrow=False,
+        font={"color": CATEGORIES[1], "size": 12},
+    )
+    figure.update_layout(margin_r=70)

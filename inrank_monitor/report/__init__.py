@@ -1,0 +1,23 @@
+"""A run as one self-contained HTML page, and as a table for the terminal.
+
+    report_table   text, aligned, at most 100 columns wide
+    runs_table     many runs, a line each
+    write_html     a page that opens offline, with every figure, light and dark
+    matrix_table   the rows of both: each matrix at its last finite measurement
+
+Example:
+    >>> from inrank_monitor import open_run
+    >>> from inrank_monitor.report import report_table, write_html
+    >>> run = open_run("runs/first")               # doctest: +SKIP
+    >>> print(report_table(run))                   # doctest: +SKIP
+    >>> write_html(run, "first.html")              # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from inrank_monitor.report.digest import matrix_table
+from inrank_monitor.report.page import write_html
+from inrank_monitor.report.runs import runs_table
+from inrank_monitor.report.terminal import report_table
+
+__all__ = ["matrix_table", "report_table", "runs_table", "write_html"]

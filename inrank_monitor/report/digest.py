@@ -1,0 +1,144 @@
+"""What both reports say about a run, as tables and plain sentences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from inrank_monitor.report.source import RunTables
+
+_COLUMNS = (
+    "step",
+    "intrinsic_rank",
+    "running_rank",
+    "stable_rank",
+    "effective_rank",
+    "relative_norm",
+)
+# A rank that grew is what a run is expected to do; everything else is worth a line.
+_EXPECTED_EVENTS = ("rank_grown",)
+
+
+def matrix_table(run: RunTables) -> pd.DataFrame:
+    """Each matrix at its last finite measurement, in model order, all numbers float64.
+
+    Returns:
+        DataFrame indexed by matrix: rows, cols, step, intrinsic_rank, running_rank, null_rank,
+        rank_over_null (of the running rank), stable_rank, effective_rank, relative_norm. NaN for a matrix
+        that has no finite measurement.
+    """
+    table = run.matrices[["rows", "cols", "null_rank"]].copy()
+    measured = run.measurements
+    finite = measured[measured["intrinsic_rank"].notna() & np.isfinite(measured["stable_rank"].astype(float))]
+    last = finite.drop_duplicates("matrix", keep="last")
+    last = last.set_index(last["matrix"].astype(str))[list(_COLUMNS)]
+    table = table.join(last.astype("Float64").astype(float))
+    table = table.astype(float)
+    table["rank_over_null"] = table["running_rank"] / table["null_rank"].where(table["null_rank"] > 0)
+    order = ["rows", "cols", "step", "intrinsic_rank", "running_rank", "null_rank", "rank_over_null"]
+    return table[[*order, "stable_rank", "effective_rank", "relative_norm"]]
+
+
+def cells(table: pd.DataFrame) -> list[list[str]]:
+    """Rows of `matrix_table` as text: shape, the ranks, their ratio, stable, effective, ‖ΔW‖/‖W0‖."""
+    digits = {
+        "intrinsic_rank": 0,
+        "running_rank": 0,
+        "null_rank": 0,
+        "rank_over_null": 2,
+        "stable_rank": 1,
+        "effective_rank": 1,
+        "relative_norm": 3,
+    }
+    return [
+        [
+            f"{int(row['rows'])}×{int(row['cols'])}",
+            *(number(float(row[c]), places) for c, places in digits.items()),
+        ]
+        for row in table.to_dict("records")
+    ]
+
+
+def number(value: float, digits: int = 0) -> str:
+    """So many digits after the point; `-` for NaN, and powers of ten for what would be all zeros."""
+    if not np.isfinite(value):
+        return "-"
+    small = 0 < abs(value) < 10.0**-digits
+    return f"{value:.0e}" if small and digits else f"{value:.{digits}f}"
+
+
+def status_line(run: RunTables) -> str:
+    """`finished at step 400 · 30 snapshots of 48 matrices · tracker 1.2 s, 0.81 % of the time`."""
+    words = {"live": "live, at step", "finished": "finished at step", "interrupted": "interrupted at step"}
+    steps = run.measurements["step"]
+    known = [int(column.max()) for column in (steps, run.scalars["step"]) if len(column)]
+    parts = [f"{words.get(run.status, run.status)} {max(known)}" if known else f"{run.status}, no step measured yet"]
+    snapshots = int(steps.nunique())
+    parts.append(f"{snapshots} snapshot{'' if snapshots == 1 else 's'} of {_count(len(run.matrices), 'matrix')}")
+    if cost := tracker_cost(run):
+        parts.append(f"tracker {cost}")
+    return " · ".join(parts)
+
+
+def tracker_cost(run: RunTables) -> str:
+    """The tracker's own seconds and their share of wall time, as far as they were logged."""
+    scalars = run.scalars
+    seconds = scalars.loc[scalars["name"] == "tracker_seconds", "value"]
+    overhead = scalars.loc[scalars["name"] == "tracker_overhead", "value"]
+    parts = [f"{float(seconds.iloc[-1]):.3g} s"] if len(seconds) else []
+    if len(overhead) and np.isfinite(overhead.iloc[-1]):
+        parts.append(f"{100 * float(overhead.iloc[-1]):.2f} % of the time")
+    return ", ".join(parts)
+
+
+def rule_line(run: RunTables) -> str:
+    """Which rule the ranks come from."""
+    whose = "the paper's rule, eq. 7" if run.definition == "paper" else "the published code's rule"
+    return f"ranks by {whose}, with α = {run.threshold:g} and b = {run.buffer_rank}"
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """One or two sentences: how the ranks stand beside the ranks of noise."""
+    ratio = table["rank_over_null"].dropna()
+    if ratio.empty:
+        return "No matrix has a finite measurement yet."
+    near = int((ratio >= 0.9).sum())
+    if len(ratio) == 1:
+        return f"The one measured matrix has reached {ratio.iloc[0]:.2f} of its null rank, the rank of noise."
+    text = (
+        f"Half of the matrices have reached at most {ratio.median():.2f} of their null rank (the rank of "
+        f"noise of the same shape); the lowest is at {ratio.min():.2f}, the highest at {ratio.max():.2f}."
+    )
+    return text + (f" {near} of {len(ratio)} cannot be told from noise by rank." if near else "")
+
+
+def remarks(run: RunTables) -> list[str]:
+    """Problems of the log and events out of the ordinary, a line each, the latest message of each kind of
+    event.
+    """
+    lines = [str(problem) for problem in run.problems]
+    events = run.events
+    for kind, rows in events.groupby("kind", sort=False):
+        if kind in _EXPECTED_EVENTS:
+            continue
+        last = rows.iloc[-1]
+        where = f", {last['matrix']}" if isinstance(last["matrix"], str) and last["matrix"] else ""
+        # The last line of a traceback is the one that says what went wrong.
+        message = str(last["message"]).strip().splitlines()[-1:] or [""]
+        times = f" ({len(rows)} times)" if len(rows) > 1 else ""
+        lines.append(f"{kind}{times}: step {int(last['step'])}{where}: {message[0]}")
+    return lines
+
+
+def skipped(run: RunTables) -> pd.DataFrame:
+    """Parameters that are not watched, grouped by the reason: index note, columns count and parameters (a
+    list).
+    """
+    rows = run.coverage[~run.coverage["watched"].astype(bool)]
+    groups = rows.groupby("note", sort=False)["parameter"]
+    return pd.DataFrame({"count": groups.size(), "parameters": groups.agg(list)})
+
+
+def _count(many: int, what: str) -> str:
+    plural = {"matrix": "matrices"}.get(what, what + "s")
+    return f"{many} {what if many == 1 else plural}"
