@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from inrank_monitor import __version__, demo_options
+from inrank_monitor import __version__, demo
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,7 +67,7 @@ def _build_parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    demo_options.add_arguments(
+    demo.add_arguments(
         command(
             "demo",
             _demo,
@@ -81,6 +81,19 @@ def _build_parser() -> argparse.ArgumentParser:
     report.add_argument("path", metavar="RUN", help="run directory")
     report.add_argument("--html", metavar="FILE", help="write a self-contained page that opens offline")
     report.add_argument("--all", action="store_true", help="every matrix, however many there are")
+    advice = command(
+        "advise",
+        _advise,
+        "which rank would have been enough for each matrix, and what it would save",
+        "advise runs/demo",
+        "advise runs/demo --rank-pattern ranks.json   # for PEFT: LoraConfig(rank_pattern=...)",
+    )
+    advice.add_argument("path", metavar="RUN", help="run directory")
+    advice.add_argument("--csv", metavar="FILE", help="write the table as CSV")
+    advice.add_argument("--rank-pattern", metavar="FILE", help="write module names and ranks as JSON")
+    advice.add_argument(
+        "--threshold", type=float, metavar="ALPHA", help="explained ratio to reach (default: as logged)"
+    )
     export = command("export", _export, "a run's tables as files", "export runs/demo --format parquet --out tables")
     export.add_argument("path", metavar="RUN", help="run directory")
     export.add_argument("--format", choices=("csv", "parquet"), default="csv", help="default: csv")
@@ -96,9 +109,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from inrank_monitor.demo import main as run
-
-    return run(options)
+    return demo.main(options)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -111,6 +122,26 @@ def _report(options: argparse.Namespace) -> int:
         print(f"wrote {options.html}")
     else:
         print(report_table(run, limit=None) if options.all else report_table(run))
+    return 0
+
+
+def _advise(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from inrank_monitor.advice import advice_csv, advice_text, advise, rank_pattern, write_rank_pattern
+    from inrank_monitor.recompute import logged_rule
+    from inrank_monitor.run import open_run
+
+    run = open_run(options.path)
+    rule = logged_rule(run)
+    table = advise(run, rule if options.threshold is None else replace(rule, threshold=options.threshold))
+    print(advice_text(table), end="")
+    if options.csv:
+        Path(options.csv).write_text(advice_csv(table), encoding="utf-8")
+        print(f"wrote {options.csv}")
+    if options.rank_pattern:
+        write_rank_pattern(rank_pattern(table), options.rank_pattern)
+        print(f"wrote {options.rank_pattern}")
     return 0
 
 

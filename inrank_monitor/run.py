@@ -6,7 +6,6 @@ since. What cannot be read is left out and named in `Run.problems`.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,7 +16,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from inrank_monitor.run_log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMA_VERSION, SCHEMAS, is_locked
+from inrank_monitor import run_file
+from inrank_monitor.run_log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS, is_locked
 from inrank_monitor.segment import Segment
 
 Status = Literal["live", "finished", "interrupted"]
@@ -139,26 +139,12 @@ class Run:
         return changed
 
     def _read_info(self) -> bool:
-        try:
-            text = (self.path / RUN_FILE).read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            raise FileNotFoundError(f"{self.path} holds no run: there is no {RUN_FILE} in it") from None
-        except (UnicodeDecodeError, IsADirectoryError) as error:
-            raise ValueError(f"{self.path / RUN_FILE} is damaged: {error}") from None
+        text = run_file.read_text(self.path)
         if text == self._info_text:
             return False
-        try:
-            info = json.loads(text)
-            version = info["schema_version"]
-            if version > SCHEMA_VERSION:
-                raise ValueError(f"written by a newer version (schema {version}); update inrank-monitor")
-            matrices = pd.DataFrame(info["matrices"]).set_index("name")
-            needed = {"rows", "cols", "null_rank", "kind", "parameter", "part", "initial_norm"} - set(matrices)
-            if needed or not {"threshold", "buffer_rank", "definition"} <= set(info["options"]):
-                raise KeyError(*needed)
-            _ = info["created"], info["coverage"], info["segments"], info["ended"], info["model"]["class"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.path / RUN_FILE} cannot be read: {error}") from None
+        info = run_file.parse(text, self.path / RUN_FILE)
+        if info["id"] != self.info.get("id"):  # another run has taken the place of this one
+            self._segments.clear()
         self.info, self._info_text = info, text
         return True
 

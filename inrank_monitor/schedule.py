@@ -96,7 +96,7 @@ class Automatic:
             return True
         affordable = left / max(self._cost, 1e-9)
         ahead = step * GRACE_SECONDS / max(elapsed, 1e-9) / self._last_step
-        return step >= self._last_step * ahead ** (1 / affordable)
+        return bool(step >= self._last_step * ahead ** (1 / affordable))
 
     def measured(self, step: int, cost: float) -> None:
         """Follow the cost: the first value, then an average that forgets (the first one includes start-up)."""

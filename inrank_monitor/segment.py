@@ -25,24 +25,22 @@ class Segment:
         self.damaged = 0
         self.unread = 0
         self._offset = 0
-        self._schema: pa.Schema | None = None
+        self._begun = False
 
     def read(self) -> bool:
         """Take in what is new; whether there was anything."""
-        if self.path.stat().st_size <= self._offset:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:  # removed while it was open: what was read stays
             return False
-        with self.path.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read()
+        if not data:
+            return False
         source = pa.BufferReader(data)
         before = len(self.batches)
         whole = 0
         try:
-            if self._schema is None:
-                self._schema = pa.ipc.read_schema(source)
-                whole = source.tell()
-                if not self._schema.equals(SCHEMAS[self.table]):
-                    raise pa.ArrowInvalid("another schema")
             while whole < len(data):
                 message = pa.ipc.read_message(source)
                 whole = source.tell()
@@ -54,13 +52,17 @@ class Segment:
         return len(self.batches) > before
 
     def _take(self, message: Any) -> None:
+        """Keep a message's batch, or count it as damaged. The schema is ours, whatever the stream's header says."""
+        if not self._begun:
+            self._begun = True
+            self.damaged += message.type != "schema"
+            return
         try:
-            batch = pa.ipc.read_record_batch(message, self._schema)
+            batch = pa.ipc.read_record_batch(message, SCHEMAS[self.table])
             batch.validate(full=True)
-            stored = batch.column(CHECKSUM)[0].as_py()
-            if stored != batch_checksum(batch):
+            if batch.column(CHECKSUM)[0].as_py() != batch_checksum(batch):
                 raise pa.ArrowInvalid("checksum")
-        except (OSError, IndexError, pa.ArrowException):
+        except (OSError, IndexError, ValueError, TypeError, pa.ArrowException):
             self.damaged += 1
         else:
             self.batches.append(batch)

@@ -184,15 +184,15 @@ def _subspace_iterations(
 
 
 def _sketch(wide: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """A Ω, random. Where there are many columns, four at a time are first added under random signs (one pass over A)."""
+    """A Ω, random. Where there are many columns, four at a time are first added under random signs, in one pass."""
     folds = 4 if wide.shape[1] >= 16 * width else 1
-    columns = wide.shape[1] // folds
+    columns = -(-wide.shape[1] // folds)
     signs = 1.0 - 2.0 * torch.randint(2, (wide.shape[1],), generator=generator, device="cpu")
     signs = signs.to(wide.device, wide.dtype)
     folded = wide[:, :columns] * signs[:columns]
-    for fold in range(1, folds):
-        part = slice(fold * columns, (fold + 1) * columns)
-        folded.addcmul_(wide[:, part], signs[part])
+    for start in range(columns, wide.shape[1], columns):
+        part = wide[:, start : start + columns]
+        folded[:, : part.shape[1]].addcmul_(part, signs[start : start + columns])
     gaussian = torch.randn(columns, width, generator=generator, dtype=torch.float32, device="cpu")
     return folded @ gaussian.to(wide.device, wide.dtype)
 
@@ -224,7 +224,7 @@ def _orthonormal(tall: Tensor) -> Tensor:
 
     Cholesky QR loses κ²ε of orthogonality; the ratio of the factor's diagonal entries stands in for κ.
     """
-    wide = _float64(tall)
+    wide: Tensor = _float64(tall)
     for _ in range(2):
         factor, failed = torch.linalg.cholesky_ex(wide.mT @ wide)
         if int(failed):

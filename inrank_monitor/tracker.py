@@ -31,7 +31,7 @@ from inrank_monitor.spectrum import SpectrumPool
 
 logger = logging.getLogger("inrank_monitor")
 _FLUSH_SECONDS, _FLUSH_ROWS = 5.0, 2048
-_MAX_BACKLOG = 4
+_MAX_BACKLOG = 64  # snapshots in memory that wait for the disk
 
 
 def attach(

@@ -1,0 +1,51 @@
+"""What every test stands on: shapes checked at each call, a fixed seed, no network."""
+
+from __future__ import annotations
+
+import os
+
+# NumPy, which serves the oracles, gets one thread: its BLAS and torch's would each wait on all cores, ten times slower.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from jaxtyping import config, install_import_hook
+
+# Before anything imports the package: each call in the numeric files has its shapes and types checked from here on.
+# By beartype, since jaxtyping's hook cannot instrument functions with typeguard 3 or later; the numeric files only,
+# since the others hold no shapes, and some of their annotations (plain Protocols) cannot be checked at run time.
+NUMERIC = ("rank_metrics", "null_model", "spectrum")
+install_import_hook([f"inrank_monitor.{name}" for name in NUMERIC], "beartype.beartype")
+
+import torch  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this machine can be reached."""
+    connect = socket.socket.connect
+
+    def connect_locally(self: socket.socket, address: object) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            host = str(address[0]) if isinstance(address, tuple) else str(address)
+            if host not in ("localhost", "::1") and not host.startswith("127."):
+                raise AssertionError(f"a test reached for {host}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", connect_locally)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """No shape checks, as users run it: for the errors that our own checks of arguments raise."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
