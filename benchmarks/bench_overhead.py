@@ -36,9 +36,9 @@ def gpt2() -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
 
 
 def mlp() -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
-    """A 3-layer perceptron, 784-1024-1024-10, 512 samples a step."""
+    """A 3-layer perceptron, 784-1024-1024-10, 2048 samples a step."""
     model = nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
-    inputs, labels = torch.randn(512, 784), torch.randint(10, (512,))
+    inputs, labels = torch.randn(2048, 784), torch.randint(10, (2048,))
     return model, lambda model: nn.functional.cross_entropy(model(inputs), labels)
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     """Print, for each model, the median and the spread of the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--only", choices=("gpt2", "mlp"))
     options = parser.parse_args()
     for make in [mlp, gpt2]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from inrank_monitor import attach, null_model, spectrum
+from inrank_monitor import attach, leading, null_model, spectrum
 
 _NEEDED = ("torch", "numpy", "pyarrow", "safetensors", "pandas", "tensorboard", "plotly", "jaxtyping", "tqdm")
 _EXTRAS = {"streamlit": "dashboard", "transformers": "gpt2", "tokenizers": "gpt2", "accelerate": "gpt2"}
@@ -73,7 +73,7 @@ def _gram(device: torch.device) -> str | None:
 
 def _leading(device: torch.device) -> str | None:
     matrix = _sample(device)
-    found = spectrum.leading_singular_values(matrix, 20)
+    found = leading.leading_singular_values(matrix, 20)
     error = float((found.values - torch.linalg.svdvals(matrix.double().cpu())[:20]).abs().max())
     return None if error <= found.error_bound * 1.001 else f"error {error:.1e}, bound {found.error_bound:.1e}"
 

@@ -1,6 +1,6 @@
 """W0: the watched parameters as they were at attach; kept on disk, in memory or on their device; found again on resume.
 
-On disk it is a safetensors file, written one parameter at a time with a SHA-256 of its data and read through a memory
+On disk it is a safetensors file, written one parameter at a time with its SHA-256 and read through a memory
 map, so that neither needs the model's size in memory. Half-precision weights stay as they are here and are widened
 where they are subtracted: the difference is exact.
 """
@@ -108,11 +108,12 @@ def _write(owners: dict[str, Matrix], path: Path) -> str:
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
+    start = len(text).to_bytes(8, "little") + text
+    digest = hashlib.sha256(start)
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
+            file.write(start)
             for owner in owners.values():
                 data = owner.read().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
                 digest.update(data)
@@ -126,7 +127,6 @@ def _write(owners: dict[str, Matrix], path: Path) -> str:
 def _hash(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        file.seek(8 + int.from_bytes(file.read(8), "little"))
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()

@@ -146,21 +146,24 @@ def find_matrices(
     """
     model = unwrap(model)
     matrices: list[Matrix] = []
-    coverage = Coverage()
+    rows: list[CoverageRow] = []
     seen: dict[int, str] = {}
     for name, module, attribute, parameters in _named_weights(model):
-        reason = _reason_to_skip(module, attribute, parameters, seen, embeddings)
+        lazy = isinstance(parameters[0], nn.parameter.UninitializedParameter) if parameters else False
+        shape = () if lazy else _effective_shape(module, attribute)
+        reason = _reason_to_skip(module, attribute, shape, parameters, seen, embeddings)
         for parameter in parameters:
             seen.setdefault(id(parameter), name)
-        shape = tuple(parameters[0].shape) if len(parameters) == 1 else _effective_shape(module, attribute)
         found = [] if reason else _matrices_of(name, module, attribute, shape, split_parts)
         matrices += found
-        if found:
-            note = ", ".join(_describe(matrix) for matrix in found[:4]) + (", …" if len(found) > 4 else "")
-        else:
-            note = reason or f"no 2-D view known for {type(module).__name__}.{attribute}"
-        coverage.append(CoverageRow(name, shape, bool(found), note))
-    return _select(matrices, coverage, _as_list(include), _as_list(exclude))
+        note = reason or f"no 2-D view known for {type(module).__name__}.{attribute}"
+        rows.append(CoverageRow(name, shape, bool(found), note))
+    kept = _select(matrices, rows, _as_list(include), _as_list(exclude))
+    coverage = _cover(rows, kept)
+    if not kept:
+        reasons = "; ".join(f"{row.parameter}: {row.note}" for row in coverage[:5])
+        raise ValueError(f"there is no matrix to watch in this model ({reasons or 'it has no parameters'})")
+    return kept, coverage
 
 
 def _named_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, list[Tensor]]]:
@@ -170,15 +173,15 @@ def _named_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, list
         if ".parametrizations" in f".{clean}" or hasattr(module, "_orig_mod"):
             continue
         dot = f"{clean}." if clean else ""
-        factors = isinstance(module, LowRankUpdate)
+        factors = list(module.update_factors()) if isinstance(module, LowRankUpdate) else []
         if factors:
-            yield clean or type(module).__name__, module, "", list(module.update_factors())
+            yield clean or type(module).__name__, module, "", factors
         for attribute, parametrization in (getattr(module, "parametrizations", None) or {}).items():
             if parameters := list(parametrization.parameters()):
                 yield f"{dot}{attribute}", module, attribute, parameters
-        own = {id(parameter) for parameter in module.update_factors()} if factors else set()
+        own = {factor.untyped_storage().data_ptr() for factor in factors}  # a factor may be a part of its parameter
         for attribute, parameter in module.named_parameters(recurse=False):
-            if id(parameter) not in own:
+            if not factors or parameter.untyped_storage().data_ptr() not in own:
                 yield f"{dot}{attribute}", module, attribute, [parameter]
 
 
@@ -196,7 +199,12 @@ def _effective_shape(module: nn.Module, attribute: str) -> tuple[int, ...]:
 
 
 def _reason_to_skip(
-    module: nn.Module, attribute: str, parameters: list[Tensor], seen: dict[int, str], embeddings: bool
+    module: nn.Module,
+    attribute: str,
+    shape: tuple[int, ...],
+    parameters: list[Tensor],
+    seen: dict[int, str],
+    embeddings: bool,
 ) -> str | None:
     first = parameters[0]
     if len(parameters) == 1 and id(first) in seen:
@@ -213,9 +221,9 @@ def _reason_to_skip(
         return f"layout {first.layout}"
     if not first.is_floating_point():
         return f"dtype {str(first.dtype).removeprefix('torch.')}"
-    if attribute and len(parameters) == 1 and first.ndim < 2:
-        return "a vector" if first.ndim else "a scalar"
-    if attribute and len(parameters) == 1 and 0 in first.shape:
+    if len(shape) < 2:
+        return "a vector" if shape else "a scalar"
+    if 0 in shape:
         return "it has no entries"
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and not embeddings:
         return "an embedding (embeddings=True watches it)"
@@ -234,8 +242,9 @@ def _matrices_of(
         return Matrix(label, name, part, kind, rows, cols, module, attribute, view)
 
     if isinstance(module, _TRANSPOSED) and len(shape) > 2:  # stored (in, out, *k)
-        cols = shape[0] * _product(shape[2:])
-        return [matrix(None, shape[1], cols, lambda value: value.transpose(0, 1).flatten(1))]
+        groups = int(module.groups)
+        cols = shape[0] // groups * _product(shape[2:])
+        return [matrix(None, shape[1] * groups, cols, _transposed_convolution(groups))]
     if isinstance(module, _CONVOLUTIONS) and len(shape) > 2:  # stored (out, in, *k)
         return [matrix(None, shape[0], _product(shape[1:]), lambda value: value.flatten(1))]
     if len(shape) == 2:
@@ -270,6 +279,11 @@ def _row_block(start: int, length: int, transposed: bool) -> Callable[[Tensor], 
     return lambda value: (value.mT if transposed else value)[start : start + length]
 
 
+def _transposed_convolution(groups: int) -> Callable[[Tensor], Tensor]:
+    """(in, out / groups, *k) -> (out, in / groups · k): each group of outputs beside its own inputs."""
+    return lambda value: value.reshape(groups, -1, *value.shape[1:]).transpose(1, 2).flatten(0, 1).flatten(1)
+
+
 def _product(sizes: Sequence[int]) -> int:
     return int(torch.Size(sizes).numel())
 
@@ -289,34 +303,40 @@ def _glob(pattern: str) -> re.Pattern[str]:
 
 
 def _select(
-    matrices: list[Matrix], coverage: Coverage, include: list[str] | None, exclude: list[str] | None
-) -> tuple[list[Matrix], Coverage]:
+    matrices: list[Matrix], rows: list[CoverageRow], include: list[str] | None, exclude: list[str] | None
+) -> list[Matrix]:
     names = [matrix.name for matrix in matrices]
     for argument, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns or []:
             if not any(_glob(pattern).fullmatch(name) for name in names):
-                raise ValueError(f"{argument} pattern {pattern!r} matches no matrix. {_hint(pattern, names, coverage)}")
-    kept = [
+                raise ValueError(f"{argument} pattern {pattern!r} matches no matrix. {_hint(pattern, names, rows)}")
+    wanted, unwanted = [_glob(pattern) for pattern in include or ["*"]], [_glob(pattern) for pattern in exclude or []]
+    return [
         matrix
         for matrix in matrices
-        if (include is None or any(_glob(pattern).fullmatch(matrix.name) for pattern in include))
-        and not any(_glob(pattern).fullmatch(matrix.name) for pattern in exclude or [])
+        if any(glob.fullmatch(matrix.name) for glob in wanted)
+        and not any(glob.fullmatch(matrix.name) for glob in unwanted)
     ]
-    if not kept:
-        reasons = "; ".join(f"{row.parameter}: {row.note}" for row in coverage[:5])
-        raise ValueError(f"there is no matrix to watch in this model ({reasons or 'it has no parameters'})")
-    watched = {matrix.parameter for matrix in kept}
-    rows = [
-        CoverageRow(row.parameter, row.shape, False, "left out by include/exclude")
-        if row.watched and row.parameter not in watched
-        else row
-        for row in coverage
-    ]
-    return kept, Coverage(rows)
 
 
-def _hint(pattern: str, names: list[str], coverage: Coverage) -> str:
-    skipped = [row for row in coverage if not row.watched and _glob(pattern).fullmatch(row.parameter)]
+def _cover(rows: list[CoverageRow], kept: list[Matrix]) -> Coverage:
+    """The rows with what is watched described, once the patterns have chosen."""
+    of: dict[str, list[Matrix]] = {}
+    for matrix in kept:
+        of.setdefault(matrix.parameter, []).append(matrix)
+    coverage = Coverage()
+    for row in rows:
+        found, note = of.get(row.parameter, []), row.note
+        if found:
+            note = ", ".join(_describe(matrix) for matrix in found[:4]) + (", …" if len(found) > 4 else "")
+        elif row.watched:
+            note = "left out by include/exclude"
+        coverage.append(CoverageRow(row.parameter, row.shape, bool(found), note))
+    return coverage
+
+
+def _hint(pattern: str, names: list[str], rows: list[CoverageRow]) -> str:
+    skipped = [row for row in rows if not row.watched and _glob(pattern).fullmatch(row.parameter)]
     if skipped:
         return f"It matches only what is skipped: {skipped[0].parameter}: {skipped[0].note}."
     near = get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]

@@ -31,9 +31,15 @@ def check_options(threshold: float, buffer_rank: int, definition: str) -> None:
         raise ValueError(f"definition must be one of {DEFINITIONS}, got {definition!r}")
 
 
-def _relative(singular_values: np.ndarray) -> np.ndarray:
-    """σ / σ₁ in float64; zero stays zero, NaN stays NaN."""
+def _as_rows(singular_values: np.ndarray) -> np.ndarray:
+    """In float64; a row that is not finite becomes NaN throughout."""
     values = np.asarray(singular_values, dtype=np.float64)
+    return np.where(is_finite(values)[..., None], values, np.nan)
+
+
+def _relative(singular_values: np.ndarray) -> np.ndarray:
+    """σ / σ₁; zero stays zero."""
+    values = _as_rows(singular_values)
     largest = values[..., :1] if values.shape[-1] else np.ones((*values.shape[:-1], 1))
     return values / np.where(largest == 0, 1.0, largest)
 
@@ -84,8 +90,8 @@ def explained_ratio_curve(
     tail_first = _prefix_sums(values)
     tail_second = _prefix_sums(values**2)
     mean = (tail_first[..., end] - tail_first[..., rank]) / max(count, 1)
-    rest = (tail_second[..., end] - tail_second[..., rank]) / max(count, 1) - mean**2
-    return _one_minus_ratio(np.maximum(rest, 0.0), _variance(first, second, 0 * rank, end))
+    rest = np.maximum((tail_second[..., end] - tail_second[..., rank]) / max(count, 1) - mean**2, 0.0)
+    return _one_minus_ratio(rest, _variance(first, second, 0 * rank, end))
 
 
 def _prefix_sums(values: np.ndarray) -> np.ndarray:
@@ -94,14 +100,20 @@ def _prefix_sums(values: np.ndarray) -> np.ndarray:
 
 
 def _variance(first: np.ndarray, second: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Population variance of entries start..end−1 from running sums; of an empty window: 0."""
+    """Population variance of entries start..end−1 from running sums; 0 of an empty or flat window.
+
+    A window is flat if its variance is below what the running sums may have lost to rounding.
+    """
     length = np.maximum(end - start, 1)
     mean = (first[..., end] - first[..., start]) / length
-    return np.asarray(np.maximum((second[..., end] - second[..., start]) / length - mean**2, 0.0))
+    variance = (second[..., end] - second[..., start]) / length - mean**2
+    rounding = np.finfo(np.float64).eps * second.shape[-1] * second[..., end] / length
+    flat = (variance <= rounding) | (end - start <= 1)
+    return np.where(flat & ~np.isnan(second[..., end]), 0.0, variance)
 
 
 def _one_minus_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    flat = denominator <= np.finfo(np.float64).tiny
+    flat = denominator <= (4 * FLOAT32_EPSILON) ** 2  # in units of σ₁²: a spread that float32 values have by rounding
     result: np.ndarray = 1.0 - np.where(flat, 0.0, numerator / np.where(flat, 1.0, denominator))
     return np.asarray(np.where(np.isnan(denominator) | np.isnan(numerator), np.nan, result))
 
@@ -122,7 +134,8 @@ def explained_ratio(
     ranks = np.broadcast_to(np.asarray(rank), curve.shape[:-1])
     if (ranks < 0).any() or (ranks > curve.shape[-1]).any():
         raise ValueError(f"rank must be in 0..{curve.shape[-1]}, got {rank}")
-    with_zero = np.concatenate([np.where(np.isnan(curve[..., :1]), np.nan, 0.0), curve], axis=-1)
+    at_zero = np.where(np.isnan(curve).any(axis=-1, keepdims=True), np.nan, 0.0)
+    with_zero = np.concatenate([at_zero, curve], axis=-1)
     return np.asarray(np.take_along_axis(with_zero, ranks[..., None], axis=-1)[..., 0])
 
 
@@ -146,8 +159,13 @@ def intrinsic_rank(
     reached = curve >= threshold if definition == "paper" else curve > threshold
     reached[..., -1] = True
     rank = reached.argmax(axis=-1) + 1
-    nothing = ~(np.asarray(singular_values)[..., 0] > 0) | ~is_finite(singular_values)
-    return np.where(nothing, 0, rank).astype(np.int64)
+    return np.where(_is_nothing(singular_values), 0, rank).astype(np.int64)
+
+
+def _is_nothing(singular_values: np.ndarray) -> np.ndarray:
+    """Which rows are a zero update or not finite, so that no rank is claimed of them."""
+    values = np.asarray(singular_values)
+    return np.asarray(~((values > 0).any(axis=-1) & is_finite(values)))
 
 
 def running_rank(ranks: Int[np.ndarray, "*batch steps"]) -> Int[np.ndarray, "*batch steps"]:
@@ -169,10 +187,11 @@ def stable_rank(
         singular_values: descending; (..., q).
         frobenius: ‖A‖_F where only the leading values are given. Default: from the values.
     """
-    values = np.asarray(singular_values, dtype=np.float64)
+    values = _as_rows(singular_values)
     total = frobenius_norm(values) if frobenius is None else np.asarray(frobenius)
     largest = values[..., 0] if values.shape[-1] else np.zeros(values.shape[:-1])
-    return np.where(largest == 0, 0.0, (total / np.where(largest == 0, 1.0, largest)) ** 2)
+    ratio = (total / np.where(largest == 0, 1.0, largest)) ** 2
+    return np.where(largest == 0, 0.0, np.maximum(ratio, 1.0))  # a norm measured apart may be σ₁ less a rounding
 
 
 def effective_rank(singular_values: Float[np.ndarray, "*batch q"]) -> Float[np.ndarray, "*batch"]:
@@ -204,14 +223,13 @@ def energy_rank(
         total = np.maximum(stable_rank(singular_values, frobenius)[..., None], total)
     # A sum taken twice may differ in its last bits: without the margin share=1 could ask for one value too many.
     missing = (energy < share * total * (1 - 1e-12)).sum(axis=-1)
-    nothing = ~(np.asarray(singular_values)[..., 0] > 0) | ~is_finite(singular_values)
-    return np.where(nothing, 0, missing + 1).astype(np.int64)
+    return np.where(_is_nothing(singular_values), 0, missing + 1).astype(np.int64)
 
 
 def numerical_rank(
     singular_values: Float[np.ndarray, "*batch q"], rows: int, cols: int, epsilon: float = FLOAT32_EPSILON
 ) -> Int[np.ndarray, "*batch"]:
     """#{σ > max(rows, cols) · ε · σ₁}, the convention of LAPACK-based `matrix_rank`; ε that of the weights' dtype."""
-    values = np.asarray(singular_values, dtype=np.float64)
+    values = _as_rows(singular_values)
     tolerance = max(rows, cols) * epsilon * (values[..., :1] if values.shape[-1] else 0.0)
     return np.asarray((values > tolerance).sum(axis=-1), dtype=np.int64)

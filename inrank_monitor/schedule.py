@@ -95,8 +95,9 @@ class Automatic:
         if elapsed >= GRACE_SECONDS:
             return True
         affordable = left / max(self._cost, 1e-9)
-        ahead = step * GRACE_SECONDS / max(elapsed, 1e-9) / self._last_step
-        return bool(step >= self._last_step * ahead ** (1 / affordable))
+        last = max(self._last_step, 1)
+        ahead = step * GRACE_SECONDS / max(elapsed, 1e-9) / last
+        return bool(step >= last * ahead ** (1 / affordable))
 
     def measured(self, step: int, cost: float) -> None:
         """Follow the cost: the first value, then an average that forgets (the first one includes start-up)."""
@@ -111,15 +112,16 @@ def make_schedule(
     """The schedule that `attach`'s arguments ask for.
 
     Raises:
-        ValueError: both `every` and `schedule`, or one out of range.
+        ValueError: both `every` and `schedule`, or a number out of range.
         TypeError: `schedule` is neither a function nor a Schedule.
     """
     if every is not None and schedule is not None:
         raise ValueError("give every or schedule, not both")
+    automatic = Automatic(max_overhead)
     if every is not None:
         return Every(every)
     if schedule is None:
-        return Automatic(max_overhead)
+        return automatic
     if hasattr(schedule, "due") and hasattr(schedule, "measured"):
         return schedule
     return Where(schedule)

@@ -19,13 +19,13 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from inrank_monitor import rank_metrics
 from inrank_monitor.initial_weights import InitialWeights
+from inrank_monitor.leading import leading_singular_values
 from inrank_monitor.matrices import Matrix
 from inrank_monitor.rank_metrics import Definition
 from inrank_monitor.run_log import FLOAT_METRICS, INTEGER_METRICS
 from inrank_monitor.spectrum import (
     Spectrum,
     SpectrumPool,
-    leading_singular_values,
     singular_values,
     singular_values_of_product,
 )
@@ -124,13 +124,15 @@ def _dense(matrix: Matrix, value: Tensor, initial: InitialWeights, leading: int 
     update = matrix.view(value).to(dtype) - matrix.view(first).to(dtype)
     count = min(update.shape)
     if leading is not None and leading < count:
-        return leading_singular_values(update, leading)
+        return leading_singular_values(update, leading, iterations=1)
     values = singular_values(update)
     return Spectrum(values, 0.0, float(torch.linalg.vector_norm(values)))
 
 
 def _factored(left: Tensor, right: Tensor, leading: int | None) -> Spectrum:
     values = singular_values_of_product(left.detach(), right.detach())
+    if len(values) == 0:  # no column yet: a zero update
+        values = torch.zeros(1, dtype=torch.float64, device="cpu")
     return Spectrum(values[:leading], 0.0, float(torch.linalg.vector_norm(values)))
 
 

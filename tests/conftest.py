@@ -17,7 +17,7 @@ from jaxtyping import config, install_import_hook
 # Before anything imports the package: each call in the numeric files has its shapes and types checked from here on.
 # By beartype, since jaxtyping's hook cannot instrument functions with typeguard 3 or later; the numeric files only,
 # since the others hold no shapes, and some of their annotations (plain Protocols) cannot be checked at run time.
-NUMERIC = ("rank_metrics", "null_model", "spectrum")
+NUMERIC = ("rank_metrics", "null_model", "spectrum", "leading")
 install_import_hook([f"inrank_monitor.{name}" for name in NUMERIC], "beartype.beartype")
 
 import torch  # noqa: E402
@@ -41,6 +41,15 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", connect_locally)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Many small operations: on a busy machine, threads that wait for each other make them ten times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

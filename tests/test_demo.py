@@ -63,7 +63,7 @@ def assert_same(left: Any, right: Any) -> None:
 
 def interrupt_before(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the demo computes the loss of a step."""
-    original, calls = demo.cross_entropy, iter(range(1, 10**6))
+    original, calls = demo.loop.cross_entropy, iter(range(1, 10**6))
 
     def cross_entropy(*args: Any, **keywords: Any) -> torch.Tensor:
         if next(calls) == step:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from inrank_monitor.figures.lines import MARKERS_UP_TO
 from inrank_monitor.figures.names import plotly_text, shorten
-from inrank_monitor.figures.style import category, empty_figure, new_figure, side_legend, step_axis
+from inrank_monitor.figures.style import NEUTRAL, category, empty_figure, new_figure, side_legend, step_axis
 from inrank_monitor.figures.tables import RANK_COLUMNS, check_column, column_title, numbers, thin
 
 Align = Literal["step", "share"]
@@ -56,7 +56,7 @@ def run_comparison(
     figure = new_figure("", "step" if align == "step" else "share of training so far", column_title(column))
     log_steps = log_steps and align == "step"
     limit = max(MOST_POINTS // max(len(runs), 1), 50)
-    nulls: dict[int, int] = {}
+    nulls: dict[int, list[int]] = {}
     for position, (name, measurements) in enumerate(runs.items()):
         rows = _rows(measurements, column, matrix)
         rows = rows[rows["step"] > 0] if log_steps else rows
@@ -68,11 +68,12 @@ def run_comparison(
         _add_run(figure, x, values, name, position, column, limit)
         null = numbers(rows["null_rank"])
         if column in RANK_COLUMNS and np.isfinite(null).any():
-            nulls.setdefault(round(float(null[np.isfinite(null)][-1])), position)
+            nulls.setdefault(round(float(null[np.isfinite(null)][-1])), []).append(position)
     if not figure.data:
         return empty_figure("no finite measurement yet" if matrix is None else "no run has measured this matrix yet")
-    for null_rank, position in sorted(nulls.items()):
-        figure.add_hline(y=null_rank, line={"color": category(position), "width": 1.2, "dash": "dash"})
+    for null_rank, positions in sorted(nulls.items()):
+        colour = category(positions[0]) if len(positions) == 1 < len(runs) else NEUTRAL
+        figure.add_hline(y=null_rank, line={"color": colour, "width": 1.2, "dash": "dash"})
         figure.add_annotation(
             x=1,
             xref="paper",
