@@ -13,9 +13,9 @@
     tracker.close()
     open_run("runs/first").measurements                   # a pandas table
 
-Watching: attach, SpectrumTracker, find_matrices
+Watching: attach, SpectrumTracker, find_matrices, LowRankUpdate
 Reading: open_run, list_runs, Run
-Modules: rank_metrics, null_model, spectrum, figures, report
+Modules: rank_metrics, null_model, spectrum, leading, figures, report, advice
 """
 
 from __future__ import annotations
@@ -23,18 +23,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from inrank_monitor.matrices import LowRankUpdate, find_matrices
-from inrank_monitor.tracker import SpectrumTracker, attach
-
 if TYPE_CHECKING:
+    from inrank_monitor.matrices import LowRankUpdate, find_matrices
     from inrank_monitor.run import Run, list_runs, open_run
+    from inrank_monitor.tracker import SpectrumTracker, attach
 
 __version__ = "0.1.0"
 __all__ = ["LowRankUpdate", "Run", "SpectrumTracker", "attach", "find_matrices", "list_runs", "open_run"]
-_READING = {"Run", "list_runs", "open_run"}  # these need pandas, so they are imported when asked for
+# Imported when asked for: watching needs torch and no pandas, reading pandas and no torch.
+_PLACES = {
+    **dict.fromkeys(("LowRankUpdate", "find_matrices"), "matrices"),
+    **dict.fromkeys(("SpectrumTracker", "attach"), "tracker"),
+    **dict.fromkeys(("Run", "list_runs", "open_run"), "run"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _READING:
-        return getattr(import_module("inrank_monitor.run"), name)
+    if name in _PLACES:
+        return getattr(import_module(f"inrank_monitor.{_PLACES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

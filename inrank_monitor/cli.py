@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from inrank_monitor import __version__, demo
+from inrank_monitor import __version__
+from inrank_monitor.demo import options as demo_options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,7 +68,7 @@ def _build_parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    demo.add_arguments(
+    demo_options.add_arguments(
         command(
             "demo",
             _demo,
@@ -109,7 +110,9 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    return demo.main(options)
+    from inrank_monitor.demo import loop
+
+    return loop.main(options)
 
 
 def _report(options: argparse.Namespace) -> int:

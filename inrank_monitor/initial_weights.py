@@ -48,6 +48,18 @@ class InitialWeights:
         return self._get(parameter).to(device, non_blocking=True)
 
 
+def no_weights() -> InitialWeights:
+    """What a closed tracker holds."""
+    empty: dict[str, Tensor] = {}
+    return InitialWeights(empty.__getitem__)
+
+
+def check_keep(keep: str) -> None:
+    """Raise a ValueError unless `keep` is a place where W0 can be kept."""
+    if keep not in ("disk", "memory", "device"):
+        raise ValueError(f"initial_weights must be 'disk', 'memory' or 'device', got {keep!r}")
+
+
 def take(matrices: Iterable[Matrix], keep: Keep, path: Path) -> InitialWeights:
     """Record W0 of every parameter that some matrix views; matrices held in factors need none.
 
@@ -61,12 +73,11 @@ def take(matrices: Iterable[Matrix], keep: Keep, path: Path) -> InitialWeights:
         ValueError: unknown `keep`, or a dtype that the file format lacks.
         OSError: the file cannot be written.
     """
+    check_keep(keep)
     owners = {matrix.parameter: matrix for matrix in matrices if not matrix.in_factors}
     if keep == "disk":
         content_hash = _write(owners, path)
         return InitialWeights(_reader(path), content_hash)
-    if keep not in ("memory", "device"):
-        raise ValueError(f"initial_weights must be 'disk', 'memory' or 'device', got {keep!r}")
     device = torch.device("cpu") if keep == "memory" else None
     copies = {name: owner.read().to(device, copy=True) for name, owner in owners.items()}
     return InitialWeights(copies.__getitem__)

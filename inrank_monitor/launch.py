@@ -41,6 +41,9 @@ def launch_dashboard(runs: Path, port: int, *, browser: bool = True) -> int:
     if not browser:
         options.append("--server.headless=true")
     environment = os.environ | {RUNS_VARIABLE: str(runs.resolve())}
+    if os.name == "posix":  # becomes the server, so that a signal meets it and not a parent of it
+        sys.stdout.flush()
+        os.execve(sys.executable, [*command, *options], environment)
     try:
         return subprocess.run([*command, *options], env=environment, check=False).returncode
     except KeyboardInterrupt:

@@ -94,15 +94,18 @@ def _rest_norm(wide: Tensor, basis: Tensor, projected: Tensor, generator: torch.
 
 
 def _sketch(wide: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """A Ω, random. Where there are many columns, four at a time are first added under random signs, in one pass."""
+    """A Ω, random. Where there are many columns, four at a time are first added with random weights, in one pass.
+
+    Gaussian weights rather than signs: two columns that are alike or opposite do not cancel.
+    """
     folds = 4 if wide.shape[1] >= 16 * width else 1
     columns = -(-wide.shape[1] // folds)
-    signs = 1.0 - 2.0 * torch.randint(2, (wide.shape[1],), generator=generator, device="cpu")
-    signs = signs.to(wide.device, wide.dtype)
-    folded = wide[:, :columns] * signs[:columns]
+    weights = torch.randn(wide.shape[1], generator=generator, dtype=torch.float32, device="cpu")
+    weights = weights.to(wide.device, wide.dtype)
+    folded = wide[:, :columns] * weights[:columns]
     for start in range(columns, wide.shape[1], columns):
         part = wide[:, start : start + columns]
-        folded[:, : part.shape[1]].addcmul_(part, signs[start : start + columns])
+        folded[:, : part.shape[1]].addcmul_(part, weights[start : start + columns])
     gaussian = torch.randn(columns, width, generator=generator, dtype=torch.float32, device="cpu")
     return folded @ gaussian.to(wide.device, wide.dtype)
 

@@ -158,7 +158,7 @@ def find_matrices(
         matrices += found
         note = reason or f"no 2-D view known for {type(module).__name__}.{attribute}"
         rows.append(CoverageRow(name, shape, bool(found), note))
-    kept = _select(matrices, rows, _as_list(include), _as_list(exclude))
+    kept = _select(matrices, rows, _as_list("include", include), _as_list("exclude", exclude))
     coverage = _cover(rows, kept)
     if not kept:
         reasons = "; ".join(f"{row.parameter}: {row.note}" for row in coverage[:5])
@@ -293,8 +293,12 @@ def _describe(matrix: Matrix) -> str:
     return f"{part}{matrix.rows}×{matrix.cols}" + (" in factors" if matrix.in_factors else "")
 
 
-def _as_list(patterns: str | Sequence[str] | None) -> list[str] | None:
-    return [patterns] if isinstance(patterns, str) else None if patterns is None else list(patterns)
+def _as_list(argument: str, patterns: str | Sequence[str] | None) -> list[str] | None:
+    if patterns is None or isinstance(patterns, str):
+        return None if patterns is None else [patterns]
+    if not isinstance(patterns, list | tuple | set) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(f"{argument} must be a pattern or a list of patterns, got {patterns!r}")
+    return list(patterns)
 
 
 def _glob(pattern: str) -> re.Pattern[str]:

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ from inrank_monitor.tensorboard import EventFile, import_protocol
 
 logger = logging.getLogger("inrank_monitor")
 ScalarRow = tuple[int, float, str, "float | Tensor"]
+
+
+def signature(error: BaseException) -> str:
+    """What makes two errors the same for a report: type and place, not the text, which may hold a step."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
+    return f"{type(error).__name__} {error.errno if isinstance(error, OSError) else place}"
 
 
 class Recorder:
@@ -94,9 +104,14 @@ class Recorder:
 
     def close(self) -> int:
         """Write what is left, end the thread; how many batches could not be written."""
-        self._jobs.put(self._last)
-        self._jobs.put(None)
-        self._thread.join()
+        if threading.current_thread() is self._thread:  # the tracker was dropped, and collected here
+            self._last()
+            self._jobs.put(None)
+        else:
+            self._jobs.put(self._last)
+            self._jobs.put(None)
+            self._thread.join()
+        self._matrices = ()
         return self._log.waiting + self._log.dropped
 
     def _work(self) -> None:
@@ -119,9 +134,9 @@ class Recorder:
 
     def _failed(self, error: Exception) -> None:
         self.failure = self.failure or error
-        if str(error) in self._reported:
+        if signature(error) in self._reported:
             return
-        self._reported.add(str(error))
+        self._reported.add(signature(error))
         if isinstance(error, OSError):
             self._notes.append(("write_failed", None, f"{error}; kept, and tried again until it worked"))
             logger.warning("%s: %s; what is unwritten is kept and tried again", self._directory, error)
@@ -138,14 +153,9 @@ class Recorder:
         self._step = snapshot.step
         try:
             columns = metric_columns(snapshot, self._matrices, self._norms, self._options, self._running)
-
-            def written() -> None:
-                self.finished_steps.append(snapshot.step)
-                logger.debug("snapshot of step %d is on disk", snapshot.step)
-
             try:
-                if snapshot.places:
-                    self._log.append("measurements", columns, written)
+                if snapshot.places:  # what waits for the disk must not keep the snapshot itself alive
+                    self._log.append("measurements", columns, partial(self.finished_steps.append, snapshot.step))
             finally:
                 self._events(snapshot.step, snapshot.time, _summarise(snapshot))
                 self._to_tensorboard(lambda file: file.add_measurements(columns))

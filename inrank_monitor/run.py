@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from inrank_monitor import run_file
-from inrank_monitor.run_log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS, is_locked
+from inrank_monitor.run_log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS, existing_segments, is_locked
 from inrank_monitor.segment import Segment
 
 Status = Literal["live", "finished", "interrupted"]
@@ -95,7 +95,7 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.info: dict[str, Any] = {}
-        self._info_text = ""
+        self._info_text: str | None = None
         self._segments: dict[Path, Segment] = {}
         self._cache: dict[str, Any] = {}
         self.refresh()
@@ -128,10 +128,9 @@ class Run:
         """
         changed = self._read_info()
         for table in SCHEMAS:
-            for path in sorted(self.path.glob(f"{table}-*.arrows")):
-                number = path.stem.removeprefix(f"{table}-")
-                if path not in self._segments and number.isdigit():
-                    self._segments[path] = Segment(path, table, int(number))
+            for number, path in existing_segments(self.path, table).items():
+                if path not in self._segments:
+                    self._segments[path] = Segment(path, table, number)
         for segment in self._segments.values():
             changed |= segment.read()
         if changed:
@@ -194,7 +193,8 @@ class Run:
         for segment in sorted(self._segments.values(), key=lambda segment: segment.number):
             if segment.table != table:
                 continue
-            end = min((step for later, step in resumed_at.items() if later > segment.number), default=None)
+            later = [step for number, step in resumed_at.items() if number > segment.number and step is not None]
+            end = min(later, default=None)
             for batch in segment.batches:
                 if end is not None and (steps := batch.column("step").to_numpy()).max() > end:
                     batch = batch.filter(pa.array(steps <= end))
@@ -238,7 +238,7 @@ class Run:
             raise KeyError(f"no matrix {name!r} in {self.path}; there are {', '.join(near)}")
         code = names.index(name)
         steps, rows = [], []
-        for codes, batch_steps, offsets, values in self._spectra():
+        for codes, batch_steps, offsets, values in self.spectra():
             places = [code] if code < len(codes) and codes[code] == code else np.flatnonzero(codes == code)
             for place in places:
                 steps.append(batch_steps[place])
@@ -250,8 +250,11 @@ class Run:
         by_step = pd.Index(np.array(steps, dtype=np.int64), name="step")
         return pd.DataFrame(table, index=by_step, columns=pd.RangeIndex(1, width + 1))
 
-    def _spectra(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """(matrix, step, offsets, values) of every batch, as views."""
+    def spectra(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """All that was measured, batch by batch, as views: places of the matrices, steps, offsets, values.
+
+        The singular values of a batch's row i are values[offsets[i] : offsets[i + 1]].
+        """
         if "spectra" not in self._cache:
             self._cache["spectra"] = [
                 (

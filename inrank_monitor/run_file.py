@@ -65,8 +65,8 @@ def parse(text: str, path: Path) -> dict[str, Any]:
         if info["ended"] is not None:
             _check(info["ended"], {"status": str}, "ended")
         names = [matrix["name"] for matrix in info["matrices"]]
-        if len(set(names)) != len(names):
-            raise ValueError("matrices has a name twice")
+        if not names or len(set(names)) != len(names):
+            raise ValueError("matrices is empty" if not names else "matrices has a name twice")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     checked: dict[str, Any] = info

@@ -9,13 +9,14 @@ interrupted one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import pyarrow as pa
 
@@ -89,6 +90,12 @@ def segment_path(directory: Path, table: str, segment: int) -> Path:
     return directory / f"{table}-{segment:03d}.arrows"
 
 
+def existing_segments(directory: Path, table: str) -> dict[int, Path]:
+    """The table's streams in a directory, by number; other files are left alone."""
+    found = {path.stem.removeprefix(f"{table}-"): path for path in directory.glob(f"{table}-*.arrows")}
+    return {int(number): path for number, path in sorted(found.items()) if number.isascii() and number.isdigit()}
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace a JSON file in one step: a reader sees the old one or the new one."""
     temporary = path.with_name(f"{path.name}.tmp")
@@ -118,7 +125,10 @@ class Lock:
             raise RuntimeError(f"another process is writing the run {directory}: choose another directory")
 
     def release(self) -> None:
-        """Let the run be taken up by somebody else."""
+        """Let the run be taken up by somebody else, even if a forked child still holds the file."""
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()
 
 
@@ -142,6 +152,21 @@ class AppendFile:
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
         self._end = 0
+
+    @classmethod
+    def begin(cls, path: Path, start: bytes | pa.Buffer) -> Self:
+        """A new file that holds `start`.
+
+        Raises:
+            OSError: the disk refused it.
+        """
+        file = cls(path)
+        try:
+            file.append(start)
+        except OSError:
+            file.close()
+            raise
+        return file
 
     def append(self, data: bytes | pa.Buffer) -> None:
         """Write all of `data` or nothing.
@@ -211,9 +236,8 @@ class RunLog:
     def _stream(self, table: str) -> AppendFile:
         """The table's file, begun with its schema: the first message of an Arrow stream."""
         if table not in self._streams:
-            stream = AppendFile(segment_path(self.directory, table, self._segment))
-            stream.append(SCHEMAS[table].serialize())
-            self._streams[table] = stream
+            path = segment_path(self.directory, table, self._segment)
+            self._streams[table] = AppendFile.begin(path, SCHEMAS[table].serialize())
         return self._streams[table]
 
     @property

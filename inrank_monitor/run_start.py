@@ -22,7 +22,15 @@ from inrank_monitor import initial_weights as w0
 from inrank_monitor.initial_weights import InitialWeights
 from inrank_monitor.matrices import Coverage, Matrix, unwrap
 from inrank_monitor.null_model import Kind, null_rank
-from inrank_monitor.run_log import RUN_FILE, SCHEMA_VERSION, SCHEMAS, WEIGHTS_FILE, Lock, write_json
+from inrank_monitor.run_log import (
+    RUN_FILE,
+    SCHEMA_VERSION,
+    SCHEMAS,
+    WEIGHTS_FILE,
+    Lock,
+    existing_segments,
+    write_json,
+)
 from inrank_monitor.snapshot import RankOptions
 
 
@@ -78,8 +86,9 @@ def start_run(
         coverage: of all parameters.
         options: of the ranks.
         keep: where W0 is kept.
-        resume: False refuses a directory that holds a run; True goes on at the step that the optimizer's own counter
-            tells, else at the last one logged; a number goes on at that step. Without a run there a new one begins.
+        resume: False refuses a directory that holds a run; True goes on at step 0 if the weights are W0, else at the
+            step that the optimizer's own counter tells, else at the last one logged; a number goes on at that step.
+            Without a run there a new one begins.
         optimizer_steps: the optimizer's own counter (Adam's `step`), or None if it has none.
         settings: the other arguments, for run.json.
 
@@ -158,24 +167,32 @@ def _resume(
     initial = w0.load(directory / WEIGHTS_FILE, run.info["initial_weights"]["sha256"])
     measured = run.measurements
     if resume is not True:
-        step = int(resume)
+        step = resume
+    elif _is_at_start(matrices, initial):
+        step = 0
     elif optimizer_steps:
         step = optimizer_steps - int(run.info["optimizer_steps"])
     else:
         step = run.summary().step
-    if step < 0:
-        raise ValueError(f"resume must be a step of at least 0, got {step}")
     ranks = measured[measured["step"] <= step].groupby("matrix", observed=False)["running_rank"].max()
     info = run.info
     segment = 1 + max(
         [entry["segment"] for entry in info["segments"]]
-        + [int(path.stem.rsplit("-", 1)[1]) for table in SCHEMAS for path in directory.glob(f"{table}-[0-9]*.arrows")]
+        + [number for table in SCHEMAS for number in existing_segments(directory, table)]
     )
     info["segments"].append({"segment": segment, "resume_step": step, "time": time.time(), "versions": _versions()})
     info["ended"] = None
     started = StartedRun(directory, info, initial, lock, step, True, ranks.fillna(0).to_numpy(dtype=np.int64))
     started.save()
     return started
+
+
+def _is_at_start(matrices: Sequence[Matrix], initial: InitialWeights) -> bool:
+    """Whether the weights are W0 to the bit: the training begins again, whatever the log says."""
+    dense = [matrix for matrix in matrices if not matrix.in_factors]
+    return bool(dense) and all(
+        torch.equal(matrix.read().cpu(), initial.of(matrix.parameter, torch.device("cpu"))) for matrix in dense
+    )
 
 
 def _check_same(directory: Path, info: dict[str, Any], matrices: Sequence[Matrix], options: RankOptions) -> None:

@@ -76,7 +76,7 @@ class Automatic:
     """
 
     def __init__(self, max_overhead: float = 0.01) -> None:
-        if not 0 < max_overhead <= 1:
+        if not isinstance(max_overhead, int | float) or not 0 < max_overhead <= 1:
             raise ValueError(f"max_overhead must be in (0, 1], got {max_overhead}")
         self.max_overhead = max_overhead
         self._last_step = 0

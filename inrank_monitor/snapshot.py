@@ -73,7 +73,7 @@ def take_snapshot(
     values: dict[str, tuple[Tensor, ...]] = {}  # read here, since reading a parametrized weight is not thread-safe
     for matrix in matrices:
         if matrix.parameter not in values:
-            values[matrix.parameter] = matrix.module.update_factors() if matrix.in_factors else (matrix.read(),)  # type: ignore[operator]
+            values[matrix.parameter] = _read(matrix)
     measure = partial(_measure, values=values, initial=initial, leading=leading)
     for place, (matrix, (spectrum, problem)) in enumerate(zip(matrices, pool.map(measure, matrices), strict=True)):
         if problem:
@@ -89,11 +89,21 @@ def take_snapshot(
     return snapshot
 
 
+def _read(matrix: Matrix) -> tuple[Tensor, ...]:
+    """The parameter, or the two factors; empty if the module has it no more."""
+    try:
+        return matrix.module.update_factors() if matrix.in_factors else (matrix.read(),)  # type: ignore[operator]
+    except AttributeError:
+        return ()
+
+
 @torch.no_grad()
 def _measure(
     matrix: Matrix, values: dict[str, tuple[Tensor, ...]], initial: InitialWeights, leading: int | None
 ) -> tuple[Spectrum | None, Problem | None]:
     value = values[matrix.parameter]
+    if not value:
+        return None, ("parameter_gone", matrix.name, "the module has this parameter no more")
     try:
         spectrum = (
             _factored(value[0], value[1], leading) if matrix.in_factors else _dense(matrix, value[0], initial, leading)
@@ -170,7 +180,8 @@ def metric_columns(
     initial = np.array([norms[place] for place in snapshot.places])
     with np.errstate(divide="ignore", invalid="ignore"):
         columns["relative_norm"] = columns["frobenius_norm"] / initial
-    columns["error_bound"] = np.array([spectrum.error_bound for spectrum in snapshot.spectra])
+    bounds = np.array([spectrum.error_bound for spectrum in snapshot.spectra])
+    columns["error_bound"] = np.where(np.isfinite(columns["spectral_norm"]), bounds, np.nan)
     return columns | _identity_columns(snapshot, columns)
 
 

@@ -51,10 +51,10 @@ class EventFile:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             records.append(event_pb2.Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
         records.append(event_pb2.Event(wall_time=time.time(), step=resume_step or 0, summary=_layout()))
-        directory.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.inrank"
-        self._file = AppendFile(directory / name)
-        self._append(records)
+        directory.mkdir(exist_ok=True)
+        host = socket.gethostname()
+        name = f"events.out.tfevents.{time.time():.0f}.{host}.{os.getpid()}.{resume_step or 0}.inrank"
+        self._file = AppendFile.begin(directory / name, self._records(records))
 
     def add_scalars(self, rows: Sequence[tuple[int, float, str, float]]) -> None:
         """Append (step, unix seconds, tag, value) rows."""
@@ -102,13 +102,16 @@ class EventFile:
         )
 
     def _append(self, events: Any) -> None:
+        self._file.append(self._records(events))
+
+    def _records(self, events: Any) -> bytes:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         records = io.BytesIO()
         writer = RecordWriter(records)
         for event in events:
             writer.write(event.SerializeToString())
-        self._file.append(records.getvalue())
+        return records.getvalue()
 
     def close(self) -> None:
         """Close the file."""

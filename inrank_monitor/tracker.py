@@ -20,10 +20,10 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from inrank_monitor.initial_weights import Keep
+from inrank_monitor.initial_weights import Keep, check_keep, no_weights
 from inrank_monitor.matrices import Coverage, Matrix, find_matrices, unwrap
 from inrank_monitor.rank_metrics import Definition, check_options
-from inrank_monitor.recorder import Recorder, ScalarRow
+from inrank_monitor.recorder import Recorder, ScalarRow, signature
 from inrank_monitor.run_start import StartedRun, start_run
 from inrank_monitor.schedule import Schedule, make_schedule
 from inrank_monitor.snapshot import RankOptions, take_snapshot
@@ -31,7 +31,7 @@ from inrank_monitor.spectrum import SpectrumPool
 
 logger = logging.getLogger("inrank_monitor")
 _FLUSH_SECONDS, _FLUSH_ROWS = 5.0, 2048
-_MAX_BACKLOG = 64  # snapshots in memory that wait for the disk
+_MAX_BACKLOG, _PATIENCE_SECONDS = 64, 1.0  # snapshots in memory that wait for the disk
 
 
 def attach(
@@ -87,6 +87,11 @@ def attach(
         Zhao et al. 2023, arXiv:2306.11250, definition 1 and eq. 7.
     """
     began = time.perf_counter()
+    if not isinstance(directory, str | Path):
+        raise TypeError(f"directory must be a path, got {directory!r}")
+    if not isinstance(resume, int) or resume < 0:
+        raise ValueError(f"resume must be True, False or a step of at least 0, got {resume!r}")
+    check_keep(initial_weights)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     check_options(threshold, buffer_rank, definition)
@@ -171,10 +176,12 @@ class SpectrumTracker:
             tensorboard,
         )
         self._pool = SpectrumPool()
+        self._initial = started.initial
         self._scalars: list[ScalarRow] = []
         self._flushed = self._began = began
         self._measured_step = started.step
         self._reported: set[str] = set()
+        self._stalled = False
         self._closed = False
         self._handles = [optimizers[-1].register_step_post_hook(self._after_step)] if optimizers else []
         # Closed at exit if the script forgets; a tracker that is dropped unclosed still ends its run.
@@ -211,17 +218,23 @@ class SpectrumTracker:
         self._count()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._count()
+        # A fused optimizer is called also for the steps that a GradScaler skips; asking a GPU would make it wait.
+        skipped = getattr(optimizer, "found_inf", None)
+        if not (isinstance(skipped, Tensor) and skipped.device.type == "cpu" and bool(skipped.any())):
+            self._count()
 
     def _count(self) -> None:
         if self._closed:
             return
         self.step_count += 1
+        now = time.perf_counter()
         try:
-            now = time.perf_counter()
             if self._schedule.due(self.step_count, now - self._began, self.seconds):
                 self._snapshot(now)
         except Exception as error:
+            if self._measured_step != self.step_count:  # it cost time all the same, and is not tried at every step
+                self._snapshot_seconds += time.perf_counter() - now
+                self._schedule.measured(self.step_count, time.perf_counter() - now)
             self._failed(error)
 
     def log(self, **values: float | Tensor) -> None:
@@ -233,22 +246,24 @@ class SpectrumTracker:
         if self._closed:
             return
         try:
-            self._add_scalars(values)
+            for name, value in values.items():
+                self._add_scalar(name, value)
+        except Exception as error:
+            self._failed(error)
+        try:
             if len(self._scalars) >= _FLUSH_ROWS or time.perf_counter() - self._flushed > _FLUSH_SECONDS:
                 self._flush_scalars()
         except Exception as error:
             self._failed(error)
 
-    def _add_scalars(self, values: dict[str, Any]) -> None:
-        now = time.time()
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                if value.numel() != 1:
-                    raise ValueError(f"log({name}=...) takes one number, got a tensor of shape {tuple(value.shape)}")
-                kept: float | Tensor = value.detach().clone()
-            else:
-                kept = float(value)
-            self._scalars.append((self.step_count, now, name, kept))
+    def _add_scalar(self, name: str, value: float | Tensor) -> None:
+        if isinstance(value, Tensor):
+            if value.numel() != 1 or value.is_complex():
+                raise ValueError(f"log({name}=...) takes one number, got {value.dtype} {tuple(value.shape)}")
+            kept: float | Tensor = value.detach().clone()
+        else:
+            kept = float(value)
+        self._scalars.append((self.step_count, time.time(), name, kept))
 
     def _flush_scalars(self) -> None:
         if self._scalars:
@@ -266,18 +281,16 @@ class SpectrumTracker:
             self._failed(error)
 
     def _snapshot(self, began: float) -> None:
-        if self._recorder.backlog >= _MAX_BACKLOG:
-            self._skip()
+        if not self._has_room():
             return
         before = self.seconds
-        snapshot = take_snapshot(
-            self.step_count, self._matrices, self._started.initial, self._options.leading, self._pool
-        )
+        snapshot = take_snapshot(self.step_count, self._matrices, self._initial, self._options.leading, self._pool)
         self._recorder.snapshot(snapshot)
         self._measured_step = self.step_count
         self._snapshot_seconds += time.perf_counter() - began
         self._schedule.measured(self.step_count, self.seconds - before)
-        self._add_scalars({"tracker_seconds": self.seconds, "tracker_overhead": self.overhead})
+        self._add_scalar("tracker_seconds", self.seconds)
+        self._add_scalar("tracker_overhead", self.overhead)
         self._flush_scalars()
         if snapshot.problems and self._strict:
             kind, matrix, message = snapshot.problems[0]
@@ -285,35 +298,42 @@ class SpectrumTracker:
         if self._strict and self._recorder.failure:
             raise self._recorder.failure
 
-    def _skip(self) -> None:
-        """The disk is slower than the schedule: leave this step out rather than hold up the loop."""
+    def _has_room(self) -> bool:
+        """Whether another snapshot may wait for the disk; one that is far behind is waited for once, then not."""
+        if self._recorder.backlog < _MAX_BACKLOG:
+            self._stalled = False
+            return True
+        if not self._stalled and self._recorder.drain(_PATIENCE_SECONDS):
+            return True
+        self._stalled = True
         if "backlog" not in self._reported:
             self._reported.add("backlog")
             logger.warning("writing to %s is slower than the schedule: snapshots are left out", self.path)
         self._recorder.event(self.step_count, "snapshot_skipped", None, "earlier snapshots are still being written")
+        return False
 
     def _failed(self, error: Exception) -> None:
         """Record an error of ours once and let the training go on; in strict mode raise it."""
         if self._strict:
             raise error
-        text = "".join(traceback.format_exception(error))
-        if text not in self._reported:
-            self._reported.add(text)
+        if signature(error) not in self._reported:
+            self._reported.add(signature(error))
+            text = "".join(traceback.format_exception(error))
             logger.error("error in the tracker at step %d; training goes on\n%s", self.step_count, text)
             self._recorder.event(self.step_count, "error", None, text)
 
     def flush(self) -> None:
-        """Wait until everything so far is on disk (or has been refused by it)."""
-        self._flush_scalars()
-        self._recorder.drain()
+        """Wait until everything so far is on disk (or has been refused by it): do so before you save a checkpoint."""
+        if not self._closed:
+            self._flush_scalars()
+            self._recorder.drain()
 
     def summary(self) -> str:
         """The run as a terminal table: cost, and each matrix's rank beside its null rank."""
         from inrank_monitor.report import report_table
         from inrank_monitor.run import open_run
 
-        if not self._closed:
-            self.flush()
+        self.flush()
         return report_table(open_run(self.path))
 
     def close(self, reason: str | None = None) -> None:
@@ -324,10 +344,16 @@ class SpectrumTracker:
         """
         if self._closed:
             return
-        self.measure()
+        try:
+            self.measure()
+        finally:
+            self._close(reason)
+
+    def _close(self, reason: str | None) -> None:
         self._closed = True
         for handle in self._handles:
             handle.remove()
+        self._handles = []
         atexit.unregister(_close_at_exit)
         self._abandon.detach()
         self._flush_scalars()
@@ -340,6 +366,7 @@ class SpectrumTracker:
             self.step_count,
         )
         self._matrices = ()
+        self._initial = self._started.initial = no_weights()
 
     def __enter__(self) -> Self:
         return self
@@ -347,7 +374,12 @@ class SpectrumTracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(None if kind is None else kind.__name__)
+        try:
+            self.close(None if kind is None else kind.__name__)
+        except Exception:
+            if kind is None:
+                raise
+            logger.exception("error in the tracker's last snapshot; the loop's own error goes on")
 
 
 def _end_run(started: StartedRun, recorder: Recorder, status: str, reason: str, step: int | None = None) -> None:

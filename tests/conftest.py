@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 # NumPy, which serves the oracles, gets one thread: its BLAS and torch's would each wait on all cores, ten times slower.
+# It reads this as it is imported, so pytest runs with `-p no:jaxtyping`: that plugin would import NumPy before us.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 

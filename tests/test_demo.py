@@ -16,8 +16,9 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from inrank_monitor import demo, open_run
-from inrank_monitor.demo.options import DemoOptions, flag_of
+from inrank_monitor import open_run
+from inrank_monitor.demo import loop
+from inrank_monitor.demo.options import DemoOptions, add_arguments, flag_of
 from inrank_monitor.demo.text import MAX_TEXT_BYTES, DemoError, Text, read_text, tokenize
 
 TINY = ["--width", "32", "--layers", "1", "--context", "32", "--batch-size", "2", "--vocabulary", "300"]
@@ -32,12 +33,12 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def parse(*arguments: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    demo.add_arguments(parser)
+    add_arguments(parser)
     return parser.parse_args([str(argument) for argument in arguments])
 
 
 def run(out: Path, text: Path, *more: object) -> int:
-    return demo.main(parse("--out", out, "--text", text, *TINY, *more))
+    return loop.main(parse("--out", out, "--text", text, *TINY, *more))
 
 
 def checkpoint(out: Path) -> dict[str, Any]:
@@ -63,14 +64,14 @@ def assert_same(left: Any, right: Any) -> None:
 
 def interrupt_before(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the demo computes the loss of a step."""
-    original, calls = demo.loop.cross_entropy, iter(range(1, 10**6))
+    original, calls = loop.cross_entropy, iter(range(1, 10**6))
 
     def cross_entropy(*args: Any, **keywords: Any) -> torch.Tensor:
         if next(calls) == step:
             raise KeyboardInterrupt
         return original(*args, **keywords)
 
-    monkeypatch.setattr(demo.loop, "cross_entropy", cross_entropy)
+    monkeypatch.setattr(loop, "cross_entropy", cross_entropy)
 
 
 def test_demo_trains_logs_and_says_how_to_open_the_run(
@@ -104,7 +105,7 @@ def test_demo_trains_logs_and_says_how_to_open_the_run(
 
 
 def test_demo_learns(tmp_path: Path, text: Path) -> None:
-    result = demo.run_demo(
+    result = loop.run_demo(
         DemoOptions(
             out=str(tmp_path / "run"), text=str(text), width=32, layers=1, context=32, vocabulary=300,
             steps=40, learning_rate=1e-2, every=20, quiet=True,
@@ -135,7 +136,7 @@ def test_interrupted_and_resumed_is_bit_identical_to_uninterrupted(
     assert f"--out {tmp_path / 'cut'} --resume" in capsys.readouterr().err
     assert open_run(tmp_path / "cut").status == "interrupted"
     torch.manual_seed(99)  # whatever the process did before must not matter
-    assert demo.main(parse("--out", tmp_path / "cut", "--resume", "--quiet", "--checkpoint-every", 5)) == 0
+    assert loop.main(parse("--out", tmp_path / "cut", "--resume", "--quiet", "--checkpoint-every", 5)) == 0
     assert_same(checkpoint(tmp_path / "cut"), checkpoint(tmp_path / "whole"))
     assert_same_log(tmp_path / "cut", tmp_path / "whole")
 
@@ -146,7 +147,7 @@ def test_resuming_a_finished_run_trains_no_further(
     assert run(tmp_path / "run", text, "--steps", 4) == 0
     first = capsys.readouterr().out.splitlines()
     before = (tmp_path / "run/run.json").read_bytes()
-    assert demo.main(parse("--out", tmp_path / "run", "--resume")) == 0
+    assert loop.main(parse("--out", tmp_path / "run", "--resume")) == 0
     again = capsys.readouterr().out
     assert "Nothing is left to train" in again
     assert next(line for line in first if "perplexity" in line) in again
@@ -159,12 +160,12 @@ def test_resuming_with_other_options_or_another_text_is_refused(
     own = tmp_path / "own.txt"
     own.write_text(text.read_text())
     assert run(tmp_path / "run", own, "--steps", 2, "--quiet") == 0
-    assert demo.main(parse("--out", tmp_path / "run", "--resume", "--lr", 0.5, "--width", 64)) == 2
+    assert loop.main(parse("--out", tmp_path / "run", "--resume", "--lr", 0.5, "--width", 64)) == 2
     error = capsys.readouterr().err
     assert "--lr 0.001 (now 0.5)" in error
     assert "--width 32 (now 64)" in error
     own.write_text(text.read_text() + "more")
-    assert demo.main(parse("--out", tmp_path / "run", "--resume")) == 2
+    assert loop.main(parse("--out", tmp_path / "run", "--resume")) == 2
     assert "has changed since" in capsys.readouterr().err
 
 
@@ -278,7 +279,7 @@ def test_an_option_out_of_range_is_named(
 def test_a_missing_extra_names_the_command_that_installs_it(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo.loop, "find_spec", lambda name: None)
+    monkeypatch.setattr(loop, "find_spec", lambda name: None)
     assert run(tmp_path / "run", text) == 2
     assert "pip install 'inrank-monitor[gpt2]'" in capsys.readouterr().err
 
@@ -289,13 +290,13 @@ def test_a_damaged_checkpoint_is_said_and_not_guessed_at(
     assert run(tmp_path / "run", text, "--steps", 2, "--quiet") == 0
     path = tmp_path / "run/checkpoint.pt"
     path.write_bytes(path.read_bytes()[:1000])
-    assert demo.main(parse("--out", tmp_path / "run", "--resume", "--quiet")) == 2
+    assert loop.main(parse("--out", tmp_path / "run", "--resume", "--quiet")) == 2
     assert "checkpoint.pt cannot be read" in capsys.readouterr().err
 
 
 def test_every_option_has_a_flag_and_a_help_text() -> None:
     parser = argparse.ArgumentParser()
-    demo.add_arguments(parser)
+    add_arguments(parser)
     assert vars(parser.parse_args([])) == {}
     assert parser.format_help().count("(default: ") >= 14
     assert flag_of("learning_rate") == "--lr"
@@ -371,16 +372,16 @@ def _demo_process(arguments: list[str], printed: Path) -> None:
     """What a killed process runs: the demo up to the end of its training."""
     tqdm.set_lock(threading.RLock())  # its own would be a semaphore, which a killed process leaves behind
     torch.set_num_threads(1)  # threads of the process that this one was forked from do not exist here
-    demo._ending = lambda *_: ""  # no report: the moments to hit are those of the training
+    loop._ending = lambda *_: ""  # no report: the moments to hit are those of the training
     with printed.open("a", encoding="utf-8") as sys.stdout:
-        sys.exit(demo.main(parse(*arguments)))
+        sys.exit(loop.main(parse(*arguments)))
 
 
 @pytest.mark.slow
 def test_kill_at_random_moments(tmp_path: Path, text: Path) -> None:
     """Each run opens, keeps every snapshot reported, resumes, and ends with an uninterrupted run's log."""
     context = multiprocessing.get_context("forkserver")  # imports once, forks in milliseconds
-    ours = ["inrank_monitor.demo", "inrank_monitor.run", "inrank_monitor.tensorboard"]
+    ours = ["inrank_monitor.demo.loop", "inrank_monitor.run", "inrank_monitor.tensorboard"]
     theirs = ["pytest", "torch.utils.tensorboard", "tokenizers", "transformers.models.gpt2.modeling_gpt2"]
     context.set_forkserver_preload([*ours, *theirs])
     options = [*TINY, "--text", str(text), "--steps", "30", "--every", "2", "--checkpoint-every", "6"]

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,15 @@ from inrank_monitor import attach, open_run
 from inrank_monitor.run_log import RUN_FILE, RunLog, write_json
 
 LINEAR = 6.0  # four times as much may take so many times as long: start-up and noise included
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine cost processor time that has nothing to do with the work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:

@@ -1,0 +1,97 @@
+"""The dashboard: choose runs, a rule and a view; `views` shows it, `inrank_monitor` computes it.
+
+streamlit run dashboard [-- DIRECTORY_OF_RUNS]
+INRANK_RUNS=DIRECTORY_OF_RUNS streamlit run dashboard
+inrank-monitor dashboard DIRECTORY_OF_RUNS
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import streamlit as st
+
+HERE = str(Path(__file__).resolve().parent)
+if HERE not in sys.path:
+    sys.path.insert(0, HERE)
+
+from views import (  # noqa: E402
+    advice,
+    compare,
+    density,
+    explained,
+    overview,
+    rank_evolution,
+    runs,
+    spectrum_evolution,
+    start,
+    steady_charts,
+)
+from views.choices import choose_rule, choose_runs  # noqa: E402
+from views.page import Page, live_runs, refusals, show_state  # noqa: E402
+
+REFRESH_SECONDS = 3
+VIEWS: dict[str, ModuleType] = {
+    "Runs": runs,
+    "Overview": overview,
+    "Rank evolution": rank_evolution,
+    "Spectrum density": density,
+    "Spectrum evolution": spectrum_evolution,
+    "Explained ratio": explained,
+    "Compare": compare,
+    "Advice": advice,
+}
+
+
+def main() -> None:
+    """Draw the page."""
+    steady_charts.install()
+    st.set_page_config(page_title="InRank Monitor", layout="wide")
+    folder = start.find_folder()
+    if folder is None or not folder.names():
+        start.explain(folder)
+        return
+    refusals(folder)
+    with st.sidebar:
+        st.title("InRank Monitor")
+        view = VIEWS[st.radio("View", list(VIEWS), key="view", bind="query-params", index=1)]
+        names = choose_runs(folder)
+        page = Page.open(folder, names)
+        page.rule = choose_rule(page)
+        paused = live_switch(page, view)
+    title = next(name for name, module in VIEWS.items() if module is view)
+    st.header(title, anchor=False)
+    if not page.runs and view is not runs:
+        st.info("Choose a run in the sidebar.", icon=":material/arrow_back:")
+        return
+    choice = view.choose(page)
+    live = not paused and bool(live_runs(page, everything=view is runs))
+
+    @st.fragment(run_every=REFRESH_SECONDS if live else None)
+    def body() -> None:
+        page.update()
+        if live and not live_runs(page, everything=view is runs):
+            st.rerun()  # all have ended: once more with everything, then no more asking
+        if view is not runs:
+            show_state(page, every=view in (compare, spectrum_evolution))
+        view.show(page, choice)
+
+    body()
+
+
+def live_switch(page: Page, view: ModuleType) -> bool:
+    """The pause switch, while there is something live; whether it is paused."""
+    if not live_runs(page, everything=view is runs):
+        return False
+    return not st.toggle(
+        "Follow live",
+        value=True,
+        key="live",
+        bind="query-params",
+        help=f"Take up new snapshots every {REFRESH_SECONDS} seconds. Off: the page stays as it is.",
+    )
+
+
+main()

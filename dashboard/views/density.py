@@ -1,0 +1,85 @@
+"""How the strength of one matrix's update is spread: the paper's Figure 1."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import streamlit as st
+
+from inrank_monitor.figures import spectrum_density
+from inrank_monitor.figures.tables import spread
+from inrank_monitor.shared_run import RunState
+from views.choices import URL, choose_matrix, choose_step, choose_two_steps
+from views.page import Page, caption, code, show_figure
+from views.spectra import null_spectrum, running_ranks, spectrum_size
+
+RIDGE_ROWS = 24  # more would be too flat to read
+_WHEN = ("two steps", "one step", "all steps")
+_KINDS = {"density": "by strength", "count": "by number", "profile": "by index"}
+
+
+class Choice(NamedTuple):
+    """Matrix, steps and look."""
+
+    matrix: str
+    when: str
+    steps: tuple[int | None, ...]
+    kind: str
+    log: bool
+    null: bool
+
+
+def choose(page: Page) -> Choice:
+    """Matrix, steps and look."""
+    caption("spectrum_density")
+    left, right = st.columns(2)
+    with left:
+        matrix = choose_matrix(page.state)
+        when = st.radio("At", _WHEN, horizontal=True, key="when", **URL)
+    with right:
+        kind = st.radio(
+            "Weigh singular values", list(_KINDS), format_func=_KINDS.__getitem__, horizontal=True, key="weigh", **URL
+        )
+        with st.container(horizontal=True):
+            log = st.toggle("Log σ", value=True, key="log_sigma", **URL)
+            # Beside noise, which is all in one place, the rows of a ridge would be flat.
+            ridge = when == "all steps"
+            null = st.toggle("Beside noise", value=not ridge, key="noise_ridge" if ridge else "noise", **URL)
+    return Choice(matrix, when, _choose_steps(page.state, when), kind, log, null)
+
+
+def _choose_steps(state: RunState, when: str) -> tuple[int | None, ...]:
+    if when == "all steps":
+        return ()
+    return choose_two_steps(state) if when == "two steps" else (choose_step(state),)
+
+
+def show(page: Page, choice: Choice) -> None:
+    """The density, its held part filled by the rank reached so far."""
+    state, rule = page.state, page.state.rule
+    values = page.run.singular_values(choice.matrix)
+    with_update = [int(step) for step in values.index[values.max(axis=1) > 0]] if len(values) else []
+    steps: list[int] | None = None
+    if with_update and choice.when == "all steps":
+        steps = [with_update[place] for place in spread(len(with_update), RIDGE_ROWS)]
+    elif with_update:
+        ends = [with_update[0], with_update[-1]] if choice.when == "two steps" else [with_update[-1]]
+        steps = [end if step is None else step for step, end in zip(choice.steps, ends, strict=True)]
+    figure = spectrum_density(
+        values,
+        steps,
+        running_ranks(state, choice.matrix),
+        kind=choice.kind,
+        log=choice.log,
+        threshold=rule.threshold,
+        buffer_rank=rule.buffer_rank,
+        definition=rule.definition,
+        null=null_spectrum(state, choice.matrix) if choice.null else None,
+        size=spectrum_size(state, choice.matrix),
+    )
+    st.markdown(code(choice.matrix))
+    show_figure(
+        figure,
+        f"density {state.name} {choice.matrix} {choice.kind}",
+        f"Density of the singular values of {choice.matrix}, {choice.when}",
+    )

@@ -1,0 +1,81 @@
+"""The explained ratio: against the rank at chosen steps, and over steps."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import streamlit as st
+
+from inrank_monitor.figures import explained_ratio_curve, explained_ratio_evolution, representative
+from inrank_monitor.matrix_groups import matrix_groups
+from views.choices import URL, choose_matrices, choose_matrix, choose_step, log_steps_switch
+from views.page import Page, caption, code, show_figure
+from views.spectra import null_spectrum, spectrum_size
+
+MOST_LINES = 60
+
+
+class Choice(NamedTuple):
+    """Matrix and step of the curve; matrices of the lines."""
+
+    matrix: str
+    step: int | None
+    null: bool
+    log_rank: bool
+    matrices: list[str]
+    log_steps: bool
+
+
+def choose(page: Page) -> Choice:
+    """Matrix, step and look."""
+    state = page.state
+    for column, key in zip(st.columns(2), ("explained_ratio_curve", "explained_ratio_evolution"), strict=True):
+        with column:
+            caption(key)
+    left, right = st.columns(2)
+    with left:
+        matrix = choose_matrix(state)
+        with st.container(horizontal=True):
+            null = st.toggle("Beside noise", value=True, key="noise", **URL)
+            log_rank = st.toggle("Log rank", value=True, key="log_rank", **URL)
+            log_steps = log_steps_switch()
+    with right:
+        step = choose_step(state)
+    return Choice(matrix, step, null, log_rank, choose_matrices(state), log_steps)
+
+
+def show(page: Page, choice: Choice) -> None:
+    """G against r, then g over steps."""
+    state, rule = page.state, page.state.rule
+    left, right = st.columns(2)
+    with left:
+        st.markdown(f"At {'the newest step' if choice.step is None else f'step {choice.step}'}: {code(choice.matrix)}")
+        curve = explained_ratio_curve(
+            page.run.singular_values(choice.matrix),
+            choice.step,
+            rule.threshold,
+            rule.buffer_rank,
+            rule.definition,
+            null_spectrum(state, choice.matrix) if choice.null else None,
+            size=spectrum_size(state, choice.matrix),
+            log_rank=choice.log_rank,
+        )
+        show_figure(
+            curve,
+            f"explained ratio {state.name} {choice.matrix}",
+            f"Explained ratio against rank for {choice.matrix}, α and rank marked",
+        )
+    with right:
+        here = set(state.measurements["matrix"].astype(str).unique())
+        names = representative([name for name in choice.matrices if name in here], MOST_LINES)
+        st.markdown(f"Over steps: {len(names)} matrices by kind")
+        lines = explained_ratio_evolution(
+            state.measurements,
+            rule.threshold,
+            names,
+            groups=matrix_groups(state.matrices)["role"].to_dict(),
+            log_steps=choice.log_steps,
+        )
+        show_figure(
+            lines, f"explained ratio over steps {state.name}", f"Explained ratio over steps for {len(names)} matrices"
+        )

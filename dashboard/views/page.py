@@ -1,0 +1,205 @@
+"""What all views share: the opened runs, figures and tables with their downloads, text that stays text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from inrank_monitor.figures import CAPTIONS
+from inrank_monitor.recompute import RankRule
+from inrank_monitor.run import RunSummary, open_run
+from inrank_monitor.run_folder import RunFolder
+from inrank_monitor.shared_run import RunState, SharedRun
+
+_OPEN_RUNS = 12
+_PUNCTUATION = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$&^=])")
+
+
+@dataclass
+class Page:
+    """The runs on the page, the first of which is the one that views of a single run show.
+
+    Attributes:
+        problems: runs that could not be opened, and why.
+    """
+
+    folder: RunFolder
+    runs: dict[str, SharedRun]
+    problems: dict[str, str] = field(default_factory=dict)
+    rule: RankRule | None = None
+
+    @classmethod
+    def open(cls, folder: RunFolder, names: list[str]) -> Page:
+        """Open runs by name; one that is refused or unreadable becomes a problem."""
+        page = cls(folder, {})
+        for name in names:
+            try:
+                page.runs[name] = opened(folder, name)
+            except (OSError, ValueError) as error:
+                page.problems[name] = str(error)
+        page.update()
+        return page
+
+    def update(self) -> None:
+        """Take up what live runs have added."""
+        for run in self.runs.values():
+            run.update()
+
+    @property
+    def run(self) -> SharedRun:
+        """The run that is shown."""
+        return next(iter(self.runs.values()))
+
+    @property
+    def state(self) -> RunState:
+        """The run that is shown, as it is now."""
+        return self.run.tables(self.rule)
+
+
+def opened(folder: RunFolder, name: str) -> SharedRun:
+    """A run of the folder, opened once for all pages and threads.
+
+    Raises:
+        OSError, ValueError: it is refused, missing or unreadable.
+    """
+    return _opened(folder.path_of(name))
+
+
+@st.cache_resource(max_entries=_OPEN_RUNS, show_spinner="Reading the run …")
+def _opened(path: Path) -> SharedRun:
+    return SharedRun(path)
+
+
+def summarised(folder: RunFolder, name: str) -> RunSummary:
+    """A run in one line; a run that is not written now is read for it only once.
+
+    Raises:
+        OSError, ValueError: as `opened`.
+    """
+    summary = _summarised(folder.path_of(name), folder.stamp(name))
+    if summary.status != "live":
+        return summary
+    run = opened(folder, name)
+    run.update()
+    return run.summary()
+
+
+@st.cache_resource(max_entries=2000, show_spinner="Reading the runs …")
+def _summarised(path: Path, stamp: tuple[tuple[str, int, int], ...]) -> RunSummary:
+    return open_run(path).summary()
+
+
+def live_runs(page: Page, everything: bool = False) -> list[str]:
+    """The chosen runs (or all in the folder) that are being written now."""
+    if not everything:
+        return [name for name, run in page.runs.items() if run.status == "live"]
+    found = []
+    for name in page.folder.names():
+        try:
+            if summarised(page.folder, name).status == "live":
+                found.append(name)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def refusals(folder: RunFolder) -> None:
+    """Say which runs that the address asks for are not shown, and why."""
+    for name in st.query_params.get_all("run"):
+        if name not in folder.names():
+            try:
+                folder.path_of(name)
+            except OSError as error:
+                st.error(plain(f"Refused: {error}."), icon=":material/block:")
+
+
+def show_state(page: Page, every: bool) -> None:
+    """Which run (or every chosen run), how far it is, by which rule; and what could not be read."""
+    for name, problem in page.problems.items():
+        st.error(plain(f"{name} cannot be opened: {problem}"), icon=":material/error:")
+    for run in list(page.runs.values()) if every else [page.run]:
+        _show_state(run.tables(page.rule))
+
+
+def _show_state(state: RunState) -> None:
+    words = {"live": ":green[● live]", "finished": "finished", "interrupted": ":orange[interrupted]"}
+    parts = [f"{code(state.name)} {words[state.status]} at step {state.last_step}", f"{len(state.steps)} snapshots"]
+    parts.append(f"ranks at α = {state.rule.threshold:g}, b = {state.rule.buffer_rank}, {state.rule.definition}")
+    if state.rule != state.logged_rule:
+        logged = state.logged_rule
+        parts.append(f"recomputed (logged at α = {logged.threshold:g}, b = {logged.buffer_rank}, {logged.definition})")
+    st.markdown(" · ".join(parts))
+    for problem in state.problems:
+        st.warning(plain(problem), icon=":material/healing:")
+
+
+def caption(key: str) -> None:
+    """Two lines under a heading: what the reader sees, and what to conclude."""
+    lines = CAPTIONS[key]
+    explain(lines.look, lines.conclude)
+
+
+def explain(look: str, conclude: str) -> None:
+    """The two lines, in small print."""
+    st.caption(f"**What you see.** {plain(look)}  \n**What it tells.** {plain(conclude)}")
+
+
+def show_figure(figure: go.Figure, key: str, alt: str) -> None:
+    """A figure with its downloads: HTML by the button below, PNG by the camera that Plotly shows on it."""
+    name = file_name(key)
+    config = {"displaylogo": False, "toImageButtonOptions": {"format": "png", "filename": name, "scale": 2}}
+    st.plotly_chart(figure, key=key, theme=None, config=config, alt=alt)
+    download("Figure as HTML", lambda: page_of(figure), f"{name}.html", "text/html", f"{key} html")
+
+
+def page_of(figure: go.Figure) -> str:
+    """The figure as one HTML file that opens offline, on white."""
+    white = go.Figure(figure).update_layout(paper_bgcolor="white", plot_bgcolor="white")
+    return str(white.to_html(include_plotlyjs=True, full_html=True))
+
+
+def show_table(table: pd.DataFrame, key: str, alt: str, **options: object) -> None:
+    """A table and its CSV."""
+    st.dataframe(table, key=key, alt=alt, **options)  # type: ignore[arg-type]
+    download("Table as CSV", lambda: table.to_csv(), f"{file_name(key)}.csv", "text/csv", f"{key} csv")
+
+
+def download(label: str, make: Callable[[], str], name: str, mime: str, key: str) -> None:
+    """A button whose file is made when it is clicked, and that leaves the page as it is."""
+    st.download_button(
+        label,
+        make,
+        name,
+        mime,
+        key=f"download {key}",
+        on_click="ignore",
+        type="tertiary",
+        icon=":material/download:",
+        help=f"Save {name}",
+    )
+
+
+def plain(text: object) -> str:
+    """Text for a place that reads Markdown: shown letter by letter."""
+    flat = " ".join(str(text).split())
+    # A word joiner after the colon keeps `:name:` from becoming a picture, and `:red[` a colour.
+    return _PUNCTUATION.sub(r"\\\1", flat).replace(":", ":\u2060")
+
+
+def code(text: object) -> str:
+    """A name in Markdown, as code: nothing in it is interpreted."""
+    flat = " ".join(str(text).split()) or " "
+    fence = "`" * (1 + max((len(run) for run in re.findall(r"`+", flat)), default=0))
+    pad = " " if flat.startswith("`") or flat.endswith("`") else ""
+    return f"{fence}{pad}{flat}{pad}{fence}"
+
+
+def file_name(text: str) -> str:
+    """A name that is safe as a file's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "file"

@@ -1,0 +1,62 @@
+"""A line a matrix over steps, beside the rank of noise: the paper's Figures 5 to 7."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import streamlit as st
+
+from inrank_monitor.figures import rank_evolution, representative
+from inrank_monitor.figures.tables import column_title
+from inrank_monitor.matrix_groups import matrix_groups
+from views.choices import URL, choose_matrices, log_steps_switch
+from views.page import Page, caption, show_figure
+
+MOST_LINES = 120
+_COLUMNS = ("running_rank", "intrinsic_rank", "layer_rank", "stable_rank", "effective_rank", "relative_norm")
+_GROUPS = {"kind": "role", "block": "block", "matrix": None}
+
+
+class Choice(NamedTuple):
+    """What is drawn and how it is coloured."""
+
+    column: str
+    group: str
+    matrices: list[str]
+    log_steps: bool
+
+
+def choose(page: Page) -> Choice:
+    """Quantity, colours, filters."""
+    caption("rank_evolution")
+    matrices = choose_matrices(page.state)
+    left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
+    with left:
+        column = st.selectbox("Quantity", _COLUMNS, format_func=column_title, key="quantity", **URL)
+    with middle:
+        group = st.radio("Colour by", list(_GROUPS), horizontal=True, key="group", **URL)
+    with right:
+        log_steps = log_steps_switch()
+    return Choice(column, group, matrices, log_steps)
+
+
+def show(page: Page, choice: Choice) -> None:
+    """The lines, with growth events of the active mode."""
+    state = page.state
+    measured = state.measurements
+    here = set(measured["matrix"].astype(str).unique())
+    names = [name for name in choice.matrices if name in here]
+    shown = representative(names, MOST_LINES)
+    if len(shown) < len(names):
+        st.info(f"{len(shown)} of {len(names)} matrices are drawn, spread over kinds and depth: filter to see others.")
+    level = _GROUPS[choice.group]
+    groups = matrix_groups(state.matrices)[level].to_dict() if level else None
+    figure = rank_evolution(
+        measured, choice.column, shown, events=state.events, groups=groups, log_steps=choice.log_steps
+    )
+    figure.update_layout(height=560)
+    show_figure(
+        figure,
+        f"rank evolution {state.name} {choice.column}",
+        f"Lines of {column_title(choice.column)} over steps for {len(shown)} matrices, null ranks dashed",
+    )

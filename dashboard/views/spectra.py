@@ -1,0 +1,34 @@
+"""What the views of one matrix's spectrum look up in the run's tables."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from inrank_monitor.null_model import null_singular_values
+from inrank_monitor.shared_run import RunState
+
+
+def shape(state: RunState, matrix: str) -> tuple[int, int]:
+    """Rows and columns."""
+    rows, cols = state.matrices.loc[[matrix], ["rows", "cols"]].to_numpy(dtype=int)[0].tolist()
+    return rows, cols
+
+
+def spectrum_size(state: RunState, matrix: str) -> int | None:
+    """min(rows, cols) where zeros beyond what is stored are part of the spectrum."""
+    whole = bool(state.matrices["in_factors"][matrix]) and state.leading is None
+    return min(shape(state, matrix)) if whole else None
+
+
+def null_spectrum(state: RunState, matrix: str) -> np.ndarray | None:
+    """Expected spectrum of noise; None for a layer in factors, whose noise is not a Gaussian matrix's."""
+    if state.matrices["in_factors"][matrix]:
+        return None
+    return np.asarray(null_singular_values(*shape(state, matrix))[: state.leading])
+
+
+def running_ranks(state: RunState, matrix: str) -> dict[int, int]:
+    """Rank reached so far at each finite step."""
+    rows = state.measurements[state.measurements["matrix"] == matrix]
+    rows = rows[rows["running_rank"].notna()]
+    return dict(zip(rows["step"].astype(int), rows["running_rank"].astype(int), strict=True))

@@ -1,0 +1,73 @@
+"""Each singular value over steps, for several matrices and runs: the paper's Figures 3 and 8 to 15."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import streamlit as st
+
+from inrank_monitor.figures import short_names, spectrum_evolution
+from inrank_monitor.report.figure_sections import telling_matrices
+from views.choices import URL, log_steps_switch
+from views.page import Page, caption, code, show_figure
+from views.summary import matrix_table
+
+MOST_PANELS = 8
+
+
+class Choice(NamedTuple):
+    """Matrices and look."""
+
+    matrices: list[str]
+    count: int
+    log: bool
+    log_steps: bool
+
+
+def choose(page: Page) -> Choice:
+    """Matrices and look."""
+    caption("spectrum_evolution")
+    names = [str(name) for name in page.state.matrices.index]
+    labels = short_names(names, 60)
+    left, middle, right = st.columns([3, 1, 1], vertical_alignment="bottom")
+    with left:
+        matrices = st.multiselect(
+            "Matrices",
+            names,
+            format_func=labels.__getitem__,
+            key="matrices",
+            max_selections=MOST_PANELS,
+            placeholder="The highest and the lowest rank over null rank",
+            **URL,
+        )
+    with middle:
+        count = st.number_input("Lines a panel", 1, 256, 64, key="lines", **URL)
+    with right:
+        log = st.toggle("Log σ", key="log", **URL)
+        log_steps = log_steps_switch()
+    return Choice(matrices, int(count), log, log_steps)
+
+
+def show(page: Page, choice: Choice) -> None:
+    """A panel for each matrix of each run, two in a row."""
+    matrices = choice.matrices or telling_matrices(matrix_table(page.state)) or list(page.state.matrices.index[:2])
+    panels = [
+        (name, matrix)
+        for matrix in matrices
+        for name, run in page.runs.items()
+        if matrix in run.tables(page.rule).matrices.index
+    ]
+    if len(panels) > MOST_PANELS:
+        st.info(f"{MOST_PANELS} of {len(panels)} panels are drawn: choose fewer matrices or runs.")
+    wide = 3 if len(page.runs) == 3 else 2  # a row a matrix where it fits
+    for start in range(0, min(len(panels), MOST_PANELS), wide):
+        for column, (name, matrix) in zip(st.columns(wide), panels[start : start + wide], strict=False):
+            with column:
+                _panel(page, name, matrix, choice)
+
+
+def _panel(page: Page, name: str, matrix: str, choice: Choice) -> None:
+    values = page.runs[name].singular_values(matrix)
+    st.markdown(code(matrix) + (f" in {code(name)}" if len(page.runs) > 1 else ""))
+    figure = spectrum_evolution(values, count=choice.count, log=choice.log, log_steps=choice.log_steps)
+    show_figure(figure, f"spectrum {name} {matrix}", f"Singular values of {matrix} in {name} over {len(values)} steps")

@@ -1,0 +1,320 @@
+"""The dashboard in a real browser, beside a training that is going on. Slow; needs Chromium and playwright."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inrank_monitor import open_run
+from inrank_monitor.advice import advise, rank_pattern
+from inrank_monitor.launch import RUNS_VARIABLE, app_directory
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: apt-get install chromium"),
+]
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+VIEWS = {
+    "Overview": 2,
+    "Rank evolution": 1,
+    "Spectrum density": 1,
+    "Spectrum evolution": 2,
+    "Explained ratio": 2,
+    "Compare": 2,
+    "Advice": 0,
+    "Runs": 0,
+}
+TRAINING = """
+import sys, time, torch
+from pathlib import Path
+from torch import nn
+from inrank_monitor import attach
+directory, go_on, every = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16))
+optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+inputs = torch.randn(256, 48)
+with attach(model, optimizer, directory, every=every, buffer_rank=8, tensorboard=False) as tracker:
+    while go_on.exists():
+        optimizer.zero_grad()
+        loss = (model(inputs) - inputs[:, :16].sin()).square().mean()
+        loss.backward()
+        optimizer.step()
+        tracker.log(loss=loss)
+        time.sleep(0.02)
+"""
+
+
+class Training:
+    """A training process; it ends when its file is taken away."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._go_on = directory.parent / f"{directory.name}.go"
+        self._go_on.touch()
+        arguments = [str(directory), str(self._go_on), "20"]
+        self._process = subprocess.Popen([sys.executable, "-c", TRAINING, *arguments])
+        until(lambda: (directory / "measurements-000.arrows").exists(), 60)
+        until(lambda: len(open_run(directory).measurements["step"].unique()) >= 3, 60)
+
+    def end(self) -> None:
+        """Let it take its last snapshot and close."""
+        self._go_on.unlink(missing_ok=True)
+        assert self._process.wait(60) == 0
+
+
+def until(true: Callable[[], Any], seconds: float = 30) -> None:
+    """Wait for something to come true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.1)
+
+
+@contextmanager
+def serving(*command: str, folder: str | None = None) -> Iterator[str]:
+    """A server started by a command that gets its port appended; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name != RUNS_VARIABLE}
+    if folder:
+        environment[RUNS_VARIABLE] = folder
+    command = tuple(part.format(port=port) for part in command)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: healthy(address), 60)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)  # the command may have started the server as a process of its own
+        server.wait(20)
+
+
+def healthy(address: str) -> bool:
+    """Whether the server answers."""
+    try:
+        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def streamlit(*arguments: str) -> list[str]:
+    """`streamlit run dashboard`, as in the README."""
+    options = ["--server.headless=true", "--server.port={port}"]
+    return [sys.executable, "-m", "streamlit", "run", str(app_directory()), *options, *arguments]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Training]:
+    (tmp_path / "runs").mkdir()
+    training = Training(tmp_path / "runs" / "live")
+    yield training
+    training.end()
+
+
+def visit(browser: Any, address: str) -> Any:
+    """A page that keeps a note of every request and every error."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.requests, page.errors = [], []
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.goto(address)
+    settle(page)
+    return page
+
+
+def settle(page: Any, heading: str | None = None) -> None:
+    """Wait until the page is drawn."""
+    page.wait_for_selector("h2" if heading is None else f"h2:has-text('{heading}')", timeout=30_000)
+    page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')", timeout=30_000)
+    assert page.locator("[data-testid=stException]").count() == 0
+
+
+def url(page: Any) -> str:
+    """The address as it is now; `page.url` lags behind while nothing else is asked of the page."""
+    return str(page.evaluate("location.href"))
+
+
+def snapshots(page: Any) -> int:
+    """How many snapshots the page says it shows."""
+    found = re.search(r"(\d+) snapshots", page.inner_text("[data-testid=stMain]"))
+    return int(found.group(1)) if found else 0
+
+
+def open_view(page: Any, view: str) -> None:
+    """Choose a view as a reader does."""
+    page.locator("[data-testid=stSidebar] [data-testid=stRadio]").first.get_by_text(view, exact=True).click()
+    settle(page, view)
+
+
+def test_every_view_opens_by_a_click_and_nothing_outside_this_machine_is_asked(browser: Any, live: Training) -> None:
+    with serving(*streamlit(), folder=str(live.directory.parent)) as address:
+        page = visit(browser, address)
+        for view, figures in VIEWS.items():
+            open_view(page, view)
+            until(lambda: page.locator(".js-plotly-plot").count() == figures)  # noqa: B023
+            assert page.locator("[data-testid=stAlertContentError]").count() == 0
+            assert ("view=" in url(page)) == (view != "Overview")
+        outside = [url for url in page.requests if not url.startswith((address, "data:", "blob:"))]
+        assert outside == []
+        assert page.errors == []
+
+
+def test_a_live_run_grows_without_a_reload_and_keeps_the_zoom_until_it_ends(browser: Any, live: Training) -> None:
+    with serving(*streamlit(), folder=str(live.directory.parent)) as address:
+        page = visit(browser, f"{address}/?view=Rank+evolution")
+        page.evaluate("window.notReloaded = true")
+        page.wait_for_selector(".js-plotly-plot .nsewdrag")
+        zoom(page)
+        before, range_ = snapshots(page), zoomed_range(page)
+        top = page.locator(".js-plotly-plot").bounding_box()
+        until(lambda: snapshots(page) > before)
+        settle(page)
+        assert zoomed_range(page) == range_
+        assert page.locator(".js-plotly-plot").bounding_box() == top
+        page.get_by_text("Follow live").click()
+        settle(page)
+        still = snapshots(page)
+        time.sleep(5)
+        assert snapshots(page) == still
+        assert zoomed_range(page) == range_
+        page.get_by_text("Follow live").click()
+        until(lambda: snapshots(page) > still)
+        live.end()
+        until(lambda: "finished" in page.inner_text("[data-testid=stMain]"))
+        until(lambda: page.get_by_text("Follow live").count() == 0)
+        assert snapshots(page) == len(open_run(live.directory).measurements["step"].unique())
+        assert page.evaluate("window.notReloaded")
+        assert zoomed_range(page) == range_
+
+
+def zoom(page: Any) -> None:
+    """Drag a rectangle over the figure."""
+    box = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.3)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.9, steps=5)
+    page.mouse.up()
+    until(lambda: page.evaluate("document.querySelector('.js-plotly-plot').layout.xaxis.autorange") is not True)
+
+
+def zoomed_range(page: Any) -> list[float]:
+    """The figure's step axis."""
+    found = page.evaluate("document.querySelector('.js-plotly-plot').layout.xaxis.range")
+    return [round(float(value), 6) for value in found]
+
+
+def test_advice_is_downloaded_as_a_file_that_lora_takes(browser: Any, live: Training) -> None:
+    live.end()
+    with serving(*streamlit(), folder=str(live.directory.parent)) as address:
+        page = visit(browser, f"{address}/?view=Advice")
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name="rank_pattern for LoRA (JSON)").click()
+        pattern = json.loads(Path(waiting.value.path()).read_text())
+        assert pattern == rank_pattern(advise(open_run(live.directory)))
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name="Advice as CSV").click()
+        assert Path(waiting.value.path()).read_text().startswith("matrix,parameter")
+        open_view(page, "Rank evolution")
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name="Figure as HTML").click()
+        assert "Plotly.newPlot" in Path(waiting.value.path()).read_text()
+
+
+def test_a_shared_address_opens_the_same_view_with_the_same_choices(browser: Any, live: Training) -> None:
+    live.end()
+    with serving(*streamlit("--", str(live.directory.parent))) as address:
+        page = visit(browser, f"{address}/?view=Rank+evolution")
+        page.get_by_text("block", exact=True).first.click()
+        settle(page)
+        page.locator("[data-testid=stSlider] input").first.press("ArrowLeft")
+        page.wait_for_url("**alpha=0.89**")
+        assert "run=live" in url(page)
+        assert "group=block" in url(page)
+        again = visit(browser, url(page))
+        assert "α = 0.89" in again.inner_text("[data-testid=stMain]")
+        assert again.inner_text("h2") == "Rank evolution"
+
+
+def test_a_row_of_the_table_of_runs_is_chosen_for_all_views(browser: Any, live: Training) -> None:
+    live.end()
+    shutil.copytree(live.directory, live.directory.parent / "second")
+    with serving(*streamlit("--", str(live.directory.parent))) as address:
+        page = visit(browser, f"{address}/?view=Runs&run=live")
+        page.wait_for_selector("[data-testid=stDataFrame] canvas")
+        click_row(page, 1)
+        until(lambda: "run=second" in url(page))
+        click_row(page, 0)
+        until(lambda: "run=live" not in url(page))
+        page.get_by_role("button", name="Open the overview").click()
+        settle(page, "Overview")
+        assert "second" in page.inner_text("[data-testid=stMain]")
+
+
+def click_row(page: Any, row: int) -> None:
+    """Tick a row of the table, which is drawn on a canvas."""
+    box = page.locator("[data-testid=stDataFrame]").bounding_box()
+    page.mouse.click(box["x"] + 17, box["y"] + 53 + 35 * row)
+
+
+@pytest.mark.parametrize("way", ["directory", "script", "inrank-monitor"])
+def test_only_this_machine_is_served_however_it_is_started(way: str, tmp_path: Path) -> None:
+    command = streamlit("--", str(tmp_path))
+    if way == "script":
+        command[4] = str(app_directory() / "streamlit_app.py")
+    elif way == "inrank-monitor":
+        command = [
+            sys.executable,
+            "-m",
+            "inrank_monitor.cli",
+            "dashboard",
+            str(tmp_path),
+            "--no-browser",
+            "--port={port}",
+        ]
+    with serving(*command) as address:
+        port = int(address.rpartition(":")[2])
+        assert listening(port) == {"0100007F"}
+
+
+def listening(port: int) -> set[str]:
+    """Local addresses (hexadecimal) on which a TCP port is served."""
+    found = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else []:
+            local, state = line.split()[1], line.split()[3]
+            if state == "0A" and int(local.rpartition(":")[2], 16) == port:
+                found.add(local.rpartition(":")[0])
+    return found
