@@ -11,10 +11,12 @@ import codecs
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 
 MAX_TEXT_BYTES = 4 << 20  # more than twice what the default run looks at, and tokenized in seconds
 VALIDATION_SHARE = 0.1
@@ -68,6 +70,8 @@ class Tokens:
 
     def batch(self, size: int, context: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`size` windows at random places, and the same windows one token on (what a model is to predict)."""
+        import torch  # here, so that the command's options need none
+
         starts = torch.randint(len(self.train) - context, (size, 1), generator=generator)
         windows = self.train[starts + torch.arange(context + 1)]
         return windows[:, :-1], windows[:, 1:]
@@ -132,6 +136,8 @@ def tokenize(text: Text, vocabulary: int, context: int, saved: str | None = None
 
     parts = text.split()
     tokenizer = Tokenizer.from_str(saved) if saved else _train_tokenizer(parts[0], vocabulary)
+    import torch
+
     train, validation = (torch.tensor(tokenizer.encode(part).ids, dtype=torch.int64) for part in parts)
     if min(len(train), len(validation)) <= context:
         raise DemoError(
