@@ -47,9 +47,10 @@ class EventFile:
         self._event, self._summary = event_pb2, summary_pb2
         self._names, self._nulls = names, null_ranks
         records = [event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2")]
-        if resume_step is not None:
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            records.append(event_pb2.Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
+        # TensorBoard takes the second start in a directory, not the first, for a restart that voids later steps.
+        first = 0 if resume_step is None else resume_step + 1
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        records.append(event_pb2.Event(wall_time=time.time(), step=first, session_log=start))
         records.append(event_pb2.Event(wall_time=time.time(), step=resume_step or 0, summary=_layout()))
         directory.mkdir(exist_ok=True)
         host = socket.gethostname()

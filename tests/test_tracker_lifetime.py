@@ -311,3 +311,74 @@ def test_two_models_in_turn_can_use_one_process(tmp_path: Path) -> None:
             train(model, optimizer, 2)
     first, second = (open_run(tmp_path / name).measurements.drop(columns="time") for name in ("a", "b"))
     assert first.equals(second)
+
+
+KILLED = """
+import os, random, signal, time
+from itertools import count
+from pathlib import Path
+import torch
+torch.set_num_threads(1)  # so that no thread is lost by the forks
+from inrank_monitor import open_run
+from training import start, train
+
+def reported_before_the_kill(path, delay):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        model, optimizer, tracker = start(path, 30, 40, 20, tensorboard=True)
+        told = 0
+        for step in count():
+            train(model, optimizer, 1, first=step)
+            for finished in tracker.finished_steps[told:]:
+                os.write(writer, b"%d " % finished)
+                told += 1
+    os.close(writer)
+    time.sleep(delay)  # the moment of the kill
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with os.fdopen(reader, "rb") as pipe:
+        return [int(step) for step in pipe.read().split()]
+
+def take_up(path, step):
+    child = os.fork()
+    if child == 0:
+        model, optimizer, tracker = start(path, 30, 40, 20, tensorboard=True, resume=step)
+        with tracker:
+            train(model, optimizer, 3, first=step)
+        os._exit(0 if tracker.finished_steps == [step + 1, step + 2, step + 3] else 1)
+    return os.waitpid(child, 0)[1]
+
+random.seed(0)
+model, optimizer, tracker = start(Path(sys.argv[1], "warm"), 30, 40, 20, tensorboard=True)  # imports, for all forks
+train(model, optimizer, 3)
+tracker.close()
+for number in range(50):
+    path = Path(sys.argv[1], str(number))
+    reported = reported_before_the_kill(path, random.uniform(0.0, 0.3))
+    try:
+        run = open_run(path)
+    except FileNotFoundError:
+        assert not reported, reported
+        print("before run.json")
+        continue
+    assert run.status == "interrupted", run.status
+    found = run.measurements["step"].unique().tolist()
+    assert found == list(range(1, len(found) + 1)), found
+    assert set(reported) <= set(found), (reported[-3:], found[-3:])
+    last = len(found)
+    assert take_up(path, last) == 0
+    run = open_run(path)
+    assert run.status == "finished"
+    assert run.measurements["step"].unique().tolist() == list(range(1, last + 4))
+    print("torn" if run.problems else "clean", last)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_keeps_what_was_reported_and_can_be_taken_up(tmp_path: Path) -> None:
+    answer = run_script(KILLED, tmp_path, timeout=250)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    lines = answer.stdout.splitlines()
+    assert len(lines) == 50
+    assert sum(line.startswith(("clean", "torn")) and not line.endswith(" 0") for line in lines) >= 20
