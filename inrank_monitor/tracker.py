@@ -13,6 +13,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -185,7 +186,8 @@ class SpectrumTracker:
         self._closed = False
         self._handles = [optimizers[-1].register_step_post_hook(self._after_step)] if optimizers else []
         # Closed at exit if the script forgets; a tracker that is dropped unclosed still ends its run.
-        atexit.register(_close_at_exit, weakref.ref(self))
+        self._at_exit = partial(_close_at_exit, weakref.ref(self))
+        atexit.register(self._at_exit)
         self._abandon = weakref.finalize(self, _end_run, started, self._recorder, "finished", "never closed")
         self._abandon.atexit = False
         if started.resumed:
@@ -245,16 +247,13 @@ class SpectrumTracker:
         """
         if self._closed:
             return
-        try:
-            for name, value in values.items():
+        for name, value in values.items():
+            try:
                 self._add_scalar(name, value)
-        except Exception as error:
-            self._failed(error)
-        try:
-            if len(self._scalars) >= _FLUSH_ROWS or time.perf_counter() - self._flushed > _FLUSH_SECONDS:
-                self._flush_scalars()
-        except Exception as error:
-            self._failed(error)
+            except Exception as error:
+                self._failed(error)
+        if len(self._scalars) >= _FLUSH_ROWS or time.perf_counter() - self._flushed > _FLUSH_SECONDS:
+            self._flush_scalars()
 
     def _add_scalar(self, name: str, value: float | Tensor) -> None:
         if isinstance(value, Tensor):
@@ -354,7 +353,7 @@ class SpectrumTracker:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        atexit.unregister(_close_at_exit)
+        atexit.unregister(self._at_exit)
         self._abandon.detach()
         self._flush_scalars()
         self._pool.close()

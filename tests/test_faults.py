@@ -541,3 +541,24 @@ def test_a_run_directory_that_is_deleted_before_the_first_snapshot_does_not_stop
     assert_same_weights(model, plain(3))
     assert any("lost" in text for text in complaints(caplog))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_w0_file_that_is_cut_mid_run_does_not_kill_the_training(tmp_path: Path) -> None:
+    # A memory map of a file that shrinks, or of one on a network disk that goes away, is a SIGBUS at the next look.
+    script = """
+import os
+from training import start, train
+model, optimizer, tracker = start(sys.argv[1], 100, 200, 100)
+train(model, optimizer, 2)
+tracker.flush()
+os.truncate(sys.argv[1] + "/initial_weights.safetensors", 100)
+train(model, optimizer, 2, first=2)
+tracker.close()
+print("survived")
+"""
+    answer = run_script(script, tmp_path / "run")
+    assert (answer.returncode, answer.stdout) == (0, "survived\n"), answer.stderr[-1000:]
+    run = open_run(tmp_path / "run")
+    assert run.status == "finished"
+    assert run.measurements["step"].unique().tolist()[:2] == [1, 2]

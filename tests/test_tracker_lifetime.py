@@ -382,3 +382,16 @@ def test_a_run_killed_at_any_moment_keeps_what_was_reported_and_can_be_taken_up(
     lines = answer.stdout.splitlines()
     assert len(lines) == 50
     assert sum(line.startswith(("clean", "torn")) and not line.endswith(" 0") for line in lines) >= 20
+
+
+def test_closing_one_tracker_leaves_the_exit_handler_of_another(tmp_path: Path) -> None:
+    script = """
+from training import start, train
+first, second = start(sys.argv[1] + "/first"), start(sys.argv[1] + "/second")
+train(first[0], first[1], 2)
+train(second[0], second[1], 2)
+first[2].close()
+"""
+    answer = run_script(script, tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert [open_run(tmp_path / name).status for name in ("first", "second")] == ["finished", "finished"]

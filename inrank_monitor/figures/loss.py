@@ -87,5 +87,16 @@ def _stack(figure: go.Figure, panels: list[list[str]], steps: np.ndarray, log_st
         )
     bottom = "y" if len(panels) == 1 else f"y{len(panels)}"
     figure.update_xaxes(anchor=bottom)
+    _show_constants(figure)
     step_axis(figure, steps, log_steps)
     figure.update_layout(showlegend=any(len(panel) > 1 for panel in panels))
+
+
+def _show_constants(figure: go.Figure) -> None:
+    """Give a panel that holds one value an axis from zero: Plotly's own, ±1, would show a learning rate as 0."""
+    axes: dict[str, set[float]] = {}
+    for trace in figure.data:
+        axes.setdefault(trace.yaxis, set()).update(np.asarray(trace.y, dtype=float).tolist())
+    for axis, values in axes.items():
+        if len(values) == 1:
+            figure.update_layout({f"yaxis{axis.removeprefix('y')}": {"rangemode": "tozero"}})
