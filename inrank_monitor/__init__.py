@@ -24,16 +24,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inrank_monitor.attaching import attach
     from inrank_monitor.matrices import LowRankUpdate, find_matrices
     from inrank_monitor.run import Run, list_runs, open_run
-    from inrank_monitor.tracker import SpectrumTracker, attach
+    from inrank_monitor.tracker import SpectrumTracker
 
 __version__ = "0.1.0"
 __all__ = ["LowRankUpdate", "Run", "SpectrumTracker", "attach", "find_matrices", "list_runs", "open_run"]
 # Imported when asked for: watching needs torch and no pandas, reading pandas and no torch.
 _PLACES = {
     **dict.fromkeys(("LowRankUpdate", "find_matrices"), "matrices"),
-    **dict.fromkeys(("SpectrumTracker", "attach"), "tracker"),
+    "SpectrumTracker": "tracker",
+    "attach": "attaching",
     **dict.fromkeys(("Run", "list_runs", "open_run"), "run"),
 }
 

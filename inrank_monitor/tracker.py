@@ -1,4 +1,4 @@
-"""attach() and SpectrumTracker: the object that a training loop holds. Wiring only.
+"""SpectrumTracker: the object that a training loop holds. Wiring only.
 
 An optimizer's step hook counts steps; the schedule says when; a snapshot is taken between two steps, and the recorder's
 thread writes it. Nothing of the model, the optimizer or the random state is ever written to.
@@ -12,132 +12,25 @@ import sys
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from inrank_monitor.initial_weights import Keep, check_keep, no_weights
-from inrank_monitor.matrices import Coverage, Matrix, find_matrices, unwrap
-from inrank_monitor.rank_metrics import Definition, check_options
+from inrank_monitor.initial_weights import no_weights
+from inrank_monitor.matrices import Coverage, Matrix
 from inrank_monitor.recorder import Recorder, ScalarRow, signature
-from inrank_monitor.run_start import StartedRun, start_run
-from inrank_monitor.schedule import Schedule, make_schedule
+from inrank_monitor.run_start import StartedRun
+from inrank_monitor.schedule import Schedule
 from inrank_monitor.snapshot import RankOptions, take_snapshot
 from inrank_monitor.spectrum import SpectrumPool
 
 logger = logging.getLogger("inrank_monitor")
 _FLUSH_SECONDS, _FLUSH_ROWS = 5.0, 2048
 _MAX_BACKLOG, _PATIENCE_SECONDS = 64, 1.0  # snapshots in memory that wait for the disk
-
-
-def attach(
-    model: nn.Module,
-    optimizer: Optimizer | Sequence[Optimizer] | None,
-    directory: str | Path,
-    *,
-    every: int | None = None,
-    schedule: Schedule | Callable[[int], bool] | None = None,
-    max_overhead: float = 0.01,
-    include: str | Sequence[str] | None = None,
-    exclude: str | Sequence[str] | None = None,
-    threshold: float = 0.9,
-    buffer_rank: int = 100,
-    definition: Definition = "paper",
-    leading: int | None = None,
-    initial_weights: Keep = "disk",
-    embeddings: bool = False,
-    split_parts: bool = True,
-    tensorboard: bool = True,
-    resume: bool | int = False,
-    strict: bool = False,
-) -> SpectrumTracker:
-    """Watch the spectra of ΔW = W_t − W0 of every weight matrix; W0 is the weights as they are now.
-
-    Args:
-        model: any module, also compiled or wrapped in DataParallel or DistributedDataParallel.
-        optimizer: its steps are counted by a hook. Several may be given, in the order in which the loop steps them: the
-            last one counts. None: call `tracker.step()` after each step.
-        directory: of the run; made if need be.
-        every: measure at each multiple of this many steps, whatever it costs.
-        schedule: measure where this function of the step is true (or a `Schedule`). Default: `Automatic`.
-        max_overhead: the automatic schedule's share of wall time.
-        include: globs over matrix names; only these are watched.
-        exclude: globs over matrix names; these are not.
-        threshold: α, in (0, 1].
-        buffer_rank: b of eq. 7.
-        definition: of the explained ratio.
-        leading: measure only this many leading singular values, with a bound on their error.
-        initial_weights: where W0 is kept: `"disk"`, `"memory"` (CPU) or `"device"`.
-        embeddings: watch embeddings too.
-        split_parts: q, k, v and recurrent gates as matrices of their own.
-        tensorboard: write an event file beside the log.
-        resume: True or a step goes on with the run in `directory`; see `run_start.start_run`.
-        strict: raise the tracker's errors inside the loop instead of recording them.
-
-    Raises:
-        ValueError, TypeError: an argument is wrong; the message names it.
-        FileExistsError: `directory` holds a run and `resume` is False.
-        OSError: the directory cannot be written.
-
-    References:
-        Zhao et al. 2023, arXiv:2306.11250, definition 1 and eq. 7.
-    """
-    began = time.perf_counter()
-    if not isinstance(directory, str | Path):
-        raise TypeError(f"directory must be a path, got {directory!r}")
-    if not isinstance(resume, int) or resume < 0:
-        raise ValueError(f"resume must be True, False or a step of at least 0, got {resume!r}")
-    check_keep(initial_weights)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    check_options(threshold, buffer_rank, definition)
-    if leading is not None and (isinstance(leading, bool) or not isinstance(leading, int) or leading < 2):
-        raise ValueError(f"leading must be an integer of at least 2, got {leading!r}")
-    chosen = make_schedule(every, schedule, max_overhead)
-    optimizers = _optimizers(optimizer, model)
-    matrices, coverage = find_matrices(
-        model, include=include, exclude=exclude, embeddings=embeddings, split_parts=split_parts
-    )
-    options = RankOptions(threshold, buffer_rank, definition, leading)
-    settings = {"every": every, "max_overhead": max_overhead, "initial_weights": initial_weights}
-    started = start_run(
-        Path(directory),
-        model,
-        matrices,
-        coverage,
-        options,
-        initial_weights,
-        resume,
-        _own_steps(optimizers),
-        settings,
-    )
-    return SpectrumTracker(started, matrices, coverage, options, chosen, optimizers, tensorboard, strict, began)
-
-
-def _optimizers(given: Optimizer | Sequence[Optimizer] | None, model: nn.Module) -> list[Optimizer]:
-    optimizers: list[Optimizer] = []
-    for optimizer in [] if given is None else given if isinstance(given, list | tuple) else [given]:
-        while not hasattr(optimizer, "_optimizer_step_post_hooks") and hasattr(optimizer, "optimizer"):
-            optimizer = optimizer.optimizer  # accelerate's wrapper
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer, a list of them or None, got {optimizer!r}")
-        optimizers.append(optimizer)
-    own = {id(parameter) for parameter in unwrap(model).parameters()}
-    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    if optimizers and not own & held:
-        raise ValueError("optimizer holds no parameter of model: was it made for another one?")
-    return optimizers
-
-
-def _own_steps(optimizers: Sequence[Optimizer]) -> int | None:
-    """The last optimizer's own step counter, where it has one (Adam and its kin)."""
-    counters = [state["step"] for state in (optimizers[-1].state.values() if optimizers else ()) if "step" in state]
-    return int(max(map(float, counters))) if counters else None
 
 
 class SpectrumTracker:
@@ -159,7 +52,7 @@ class SpectrumTracker:
         optimizers: Sequence[Optimizer],
         tensorboard: bool,
         strict: bool,
-        began: float,
+        attach_seconds: float,
     ) -> None:
         self.path, self.coverage, self.step_count = started.directory, coverage, started.step
         self._started, self._matrices, self._options = started, matrices, options
@@ -179,7 +72,7 @@ class SpectrumTracker:
         self._pool = SpectrumPool()
         self._initial = started.initial
         self._scalars: list[ScalarRow] = []
-        self._flushed = self._began = began
+        self._flushed = self._began = time.perf_counter() - attach_seconds
         self._measured_step = started.step
         self._reported: set[str] = set()
         self._stalled = False
@@ -192,7 +85,7 @@ class SpectrumTracker:
         self._abandon.atexit = False
         if started.resumed:
             self._recorder.event(started.step, "resumed", None, f"taken up at step {started.step}")
-        self._snapshot_seconds = time.perf_counter() - began
+        self._snapshot_seconds = time.perf_counter() - self._began
 
     @property
     def finished_steps(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,9 @@ def write_run(directory: Path, steps: range = range(1, 4), **options: Any) -> Pa
     write_json(directory / RUN_FILE, info(**options))
     write_tables(directory, steps)
     return directory
+
+
+def edit(directory: Path, **changes: Any) -> None:
+    """Change keys of run.json; None removes one."""
+    content = json.loads((directory / RUN_FILE).read_text(encoding="utf-8")) | changes
+    write_json(directory / RUN_FILE, {key: value for key, value in content.items() if value != "REMOVED"})

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
 from inrank_monitor import SpectrumTracker, attach
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def mlp(*sizes: int, seed: int = 0) -> nn.Sequential:
@@ -66,3 +70,40 @@ def python(code: str, *arguments: object) -> list[str]:
 def run_script(code: str, *arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run `code` in a process of its own and wait for it."""
     return subprocess.run(python(code, *arguments), capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the tracker said at warning level or above."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "inrank_monitor" and record.levelno >= logging.WARNING
+    ]
+
+
+def trained(steps: int, *sizes: int) -> nn.Sequential:
+    """The same training, untracked."""
+    model = mlp(*(sizes or (6, 8, 5)))
+    train(model, sgd(model), steps)
+    return model
+
+
+def assert_same_weights(model: nn.Module, other: nn.Module) -> None:
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def record_resumed(directory: Path) -> None:
+    """A run of 8 steps that log a loss of 1, taken up at step 5 by two steps that log 2."""
+    model, optimizer, tracker = start(directory, 40, 50, 30, tensorboard=True)
+    for step in range(8):
+        train(model, optimizer, 1, first=step)
+        tracker.log(loss=1.0)
+    tracker.close()
+    model = mlp(40, 50, 30)
+    optimizer = sgd(model)
+    tracker = attach(model, optimizer, directory, every=1, resume=5)
+    for step in range(5, 7):
+        train(model, optimizer, 1, first=step)
+        tracker.log(loss=2.0)
+    tracker.close()
