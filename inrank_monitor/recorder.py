@@ -7,6 +7,7 @@ is tried again with the next one.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -64,6 +65,7 @@ class Recorder:
         resume_step: int | None,
         tensorboard: bool,
     ) -> None:
+        self.process = os.getpid()
         self._directory, self._resume_step = directory, resume_step
         self._matrices, self._norms, self._null_ranks = matrices, norms, null_ranks
         self._options, self._running = options, running

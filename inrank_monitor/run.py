@@ -177,9 +177,12 @@ class Run:
     @property
     def matrices(self) -> pd.DataFrame:
         """The watched matrices in model order, by name: parameter, part, kind, rows, cols, null_rank, initial_norm."""
-        table = pd.DataFrame(self.info["matrices"]).set_index("name")
-        table.index.name = "matrix"
-        return table
+        if "matrices" not in self._cache:
+            table = pd.DataFrame(self.info["matrices"]).set_index("name")
+            table.index.name = "matrix"
+            self._cache["matrices"] = table
+        matrices: pd.DataFrame = self._cache["matrices"]
+        return matrices
 
     @property
     def coverage(self) -> pd.DataFrame:
@@ -232,11 +235,11 @@ class Run:
         Raises:
             KeyError: there is no such matrix; names close to it are listed.
         """
-        names = list(self.matrices.index)
-        if name not in names:
+        if name not in self.matrices.index:
+            names = list(self.matrices.index)
             near = get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
             raise KeyError(f"no matrix {name!r} in {self.path}; there are {', '.join(near)}")
-        code = names.index(name)
+        code = int(self.matrices.index.get_indexer(pd.Index([name]))[0])
         steps, rows = [], []
         for codes, batch_steps, offsets, values in self.spectra():
             places = [code] if code < len(codes) and codes[code] == code else np.flatnonzero(codes == code)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sys
 import time
 import traceback
@@ -276,6 +277,8 @@ class SpectrumTracker:
 
 def _end_run(started: StartedRun, recorder: Recorder, status: str, reason: str, step: int | None = None) -> None:
     """Write what is left and how the run ended; also when nobody closed the tracker."""
+    if os.getpid() != recorder.process:  # a forked child, which has inherited everything but the run
+        return
     lost = recorder.close()
     if lost:
         logger.error("%s: %d batches could not be written and are lost", started.directory, lost)
@@ -289,6 +292,6 @@ def _end_run(started: StartedRun, recorder: Recorder, status: str, reason: str, 
 
 def _close_at_exit(reference: weakref.ref[SpectrumTracker]) -> None:
     tracker = reference()
-    if tracker is not None:
+    if tracker is not None and os.getpid() == tracker._recorder.process:
         error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
         tracker.close(type(error).__name__ if error is not None else None)
