@@ -30,9 +30,11 @@ def gpt2() -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
     """The demo's GPT-2 (4 layers, width 256), 8 sequences of 128 tokens a step."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=2048, n_positions=128, n_embd=256, n_layer=4, n_head=4))
-    tokens = torch.randint(2048, (8, 128))
-    return model, lambda model: model(input_ids=tokens, labels=tokens).loss
+    sizes = {"vocab_size": 2048, "n_positions": 128, "n_embd": 256, "n_layer": 4, "n_head": 4}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=None))
+    tokens = torch.randint(2048, (8, 129))
+    inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
+    return model, lambda model: nn.functional.cross_entropy(model(input_ids=inputs).logits.flatten(0, 1), targets)
 
 
 def mlp() -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:

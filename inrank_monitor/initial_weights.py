@@ -1,21 +1,22 @@
 """W0: the watched parameters as they were at attach; kept on disk, in memory or on their device; found again on resume.
 
-On disk it is a safetensors file, written one parameter at a time with its SHA-256 and read through a memory
-map, so that neither needs the model's size in memory. Half-precision weights stay as they are here and are widened
-where they are subtracted: the difference is exact.
+On disk it is a safetensors file, written and read one parameter at a time, so that neither needs the model's size in
+memory; its SHA-256 is kept in run.json. Half-precision weights stay as they are here and are widened where they are
+subtracted: the difference is exact.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from inrank_monitor.matrices import Matrix
@@ -29,6 +30,7 @@ _DTYPES = {
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
 }
+_TYPES = {name: dtype for dtype, name in _DTYPES.items()}
 
 
 class InitialWeights:
@@ -77,7 +79,7 @@ def take(matrices: Iterable[Matrix], keep: Keep, path: Path) -> InitialWeights:
     owners = {matrix.parameter: matrix for matrix in matrices if not matrix.in_factors}
     if keep == "disk":
         content_hash = _write(owners, path)
-        return InitialWeights(_reader(path), content_hash)
+        return InitialWeights(_File(path).read, content_hash)
     device = torch.device("cpu") if keep == "memory" else None
     copies = {name: owner.read().to(device, copy=True) for name, owner in owners.items()}
     return InitialWeights(copies.__getitem__)
@@ -94,12 +96,40 @@ def load(path: Path, content_hash: str) -> InitialWeights:
         raise FileNotFoundError(f"{path} is missing: without W0 the run cannot be continued")
     if (found := _hash(path)) != content_hash:
         raise ValueError(f"{path} is damaged: its SHA-256 is {found[:12]}…, the run recorded {content_hash[:12]}…")
-    return InitialWeights(_reader(path), content_hash)
+    return InitialWeights(_File(path).read, content_hash)
 
 
-def _reader(path: Path) -> Callable[[str], Tensor]:
-    file = safe_open(str(path), framework="pt", device="cpu")
-    return lambda name: file.get_tensor(name)  # type: ignore[no-untyped-call]
+class _File:
+    """Reads tensors of a safetensors file one by one, into memory of their own.
+
+    Not through a memory map: if the file is cut short or its disk goes away, that is an OSError here, and not a SIGBUS
+    that ends the training.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._lock = threading.Lock()
+        length = int.from_bytes(self._file.read(8), "little")
+        self._start = 8 + length
+        self._header = json.loads(self._file.read(length))
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, on the CPU."""
+        entry = self._header[name]
+        begin, end = entry["data_offsets"]
+        data = bytearray(end - begin)
+        with self._lock:
+            self._file.seek(self._start + begin)
+            view = memoryview(data)
+            while view:
+                got = self._file.readinto(view)
+                if not got:
+                    raise OSError(errno.EIO, "W0 was cut short", str(self._file.name))
+                view = view[got:]
+        return torch.frombuffer(data, dtype=torch.uint8).view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
+
+    def __del__(self) -> None:
+        self._file.close()
 
 
 def _write(owners: dict[str, Matrix], path: Path) -> str:
