@@ -23,7 +23,7 @@ from tqdm import tqdm
 from inrank_monitor import attach
 from inrank_monitor.schedule import Automatic
 
-BLOCK = 5
+BLOCK = 10
 
 
 def gpt2() -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:

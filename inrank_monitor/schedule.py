@@ -11,6 +11,7 @@ from typing import Protocol
 
 GRACE_SECONDS = 60.0
 _MIN_RATIO = 1.05
+_SPENDABLE = 0.75
 
 
 class Schedule(Protocol):
@@ -69,7 +70,9 @@ class Automatic:
     Ranks move first, so early snapshots are worth most, when little has been earned to pay for them. Until a minute of
     training has passed the budget is that of the whole minute, laid out in equal ratios over the steps that the minute
     will hold; afterwards what has been earned is spent, at steps 5 % apart or more. A snapshot is taken if it and a
-    last one at the end are both within the budget. The first step is always measured: it tells the cost.
+    last one at the end are both within three quarters of the budget: the last quarter is for what the tracker cannot
+    see of its own cost, caches that it empties and cores that its thread takes. The first step is always measured: it
+    tells the cost.
 
     Args:
         max_overhead: the tracker's share of wall time, in (0, 1].
@@ -89,7 +92,7 @@ class Automatic:
             return True
         if step < self._last_step * _MIN_RATIO or step <= self._last_step:
             return False
-        left = self.max_overhead * max(elapsed, GRACE_SECONDS) - spent - self._cost
+        left = _SPENDABLE * self.max_overhead * max(elapsed, GRACE_SECONDS) - spent - self._cost
         if left < self._cost:
             return False
         if elapsed >= GRACE_SECONDS:
