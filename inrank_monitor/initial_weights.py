@@ -109,23 +109,29 @@ class _File:
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
         self._lock = threading.Lock()
+        self._last: tuple[str, Tensor] | None = None
         length = int.from_bytes(self._file.read(8), "little")
         self._start = 8 + length
         self._header = json.loads(self._file.read(length))
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU."""
+        """One tensor, on the CPU; the last one is kept, since the parts of a parameter follow one another."""
+        with self._lock:
+            if self._last is None or self._last[0] != name:
+                self._last = (name, self._read(name))
+            return self._last[1]
+
+    def _read(self, name: str) -> Tensor:
         entry = self._header[name]
         begin, end = entry["data_offsets"]
         data = bytearray(end - begin)
-        with self._lock:
-            self._file.seek(self._start + begin)
-            view = memoryview(data)
-            while view:
-                got = self._file.readinto(view)
-                if not got:
-                    raise OSError(errno.EIO, "W0 was cut short", str(self._file.name))
-                view = view[got:]
+        self._file.seek(self._start + begin)
+        view = memoryview(data)
+        while view:
+            got = self._file.readinto(view)
+            if not got:
+                raise OSError(errno.EIO, "W0 was cut short", str(self._file.name))
+            view = view[got:]
         return torch.frombuffer(data, dtype=torch.uint8).view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
 
     def __del__(self) -> None:
