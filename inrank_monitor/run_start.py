@@ -189,7 +189,7 @@ def _resume(
 
 def _is_at_start(matrices: Sequence[Matrix], initial: InitialWeights) -> bool:
     """Whether the weights are W0 to the bit: the training begins again, whatever the log says."""
-    dense = [matrix for matrix in matrices if not matrix.in_factors]
+    dense = {matrix.parameter: matrix for matrix in matrices if not matrix.in_factors}.values()
     return bool(dense) and all(
         torch.equal(matrix.read().cpu(), initial.of(matrix.parameter, torch.device("cpu"))) for matrix in dense
     )
