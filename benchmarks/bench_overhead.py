@@ -38,9 +38,9 @@ def gpt2() -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
 
 
 def mlp() -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
-    """A 3-layer perceptron, 784-1024-1024-10, 2048 samples a step."""
+    """A 3-layer perceptron, 784-1024-1024-10, 4096 samples a step."""
     model = nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
-    inputs, labels = torch.randn(2048, 784), torch.randint(10, (2048,))
+    inputs, labels = torch.randn(4096, 784), torch.randint(10, (4096,))
     return model, lambda model: nn.functional.cross_entropy(model(inputs), labels)
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from inrank_monitor.rank_metrics import Definition, check_options, explained_ratio_curve, intrinsic_rank
+from inrank_monitor.rank_metrics import Definition, check_options, intrinsic_rank, next_rank
 
 Kind = Literal["gaussian", "factors"]
 _GRID = 20_001
@@ -104,18 +104,15 @@ def _fixed_point(rows: int, cols: int, threshold: float, buffer_rank: int, defin
         factor = np.linalg.cholesky(left_gram[:held, :held])
         eigenvalues = np.linalg.eigvalsh(factor.T @ right_gram[:held, :held] @ factor)
         values = np.sqrt(np.maximum(eigenvalues[::-1], 0.0))
-        curve = explained_ratio_curve(values, buffer_rank, definition, size=short)
-        grown = _next(curve, rank, threshold, buffer_rank, most, definition)
+        grown = next_rank(
+            values,
+            rank,
+            threshold=threshold,
+            buffer_rank=buffer_rank,
+            max_rank=most,
+            definition=definition,
+            size=short,
+        )
         if grown == rank:
             return rank
         rank = grown
-
-
-def _next(curve: np.ndarray, rank: int, threshold: float, buffer_rank: int, most: int, definition: Definition) -> int:
-    """Least r' ≥ r that the rule accepts; `"reference"` looks at r..r+b−1 and below its cap only, and with >."""
-    last = min(rank + buffer_rank - 1, most - 1) if definition == "reference" else min(rank + buffer_rank, most)
-    for candidate in range(rank, last + 1):
-        value = curve[candidate - 1]
-        if value > threshold or (definition == "paper" and value == threshold):
-            return candidate
-    return max(last, rank)

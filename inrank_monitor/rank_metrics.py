@@ -168,6 +168,48 @@ def _is_nothing(singular_values: np.ndarray) -> np.ndarray:
     return np.asarray(~((values > 0).any(axis=-1) & is_finite(values)))
 
 
+def next_rank(
+    singular_values: Float[np.ndarray, " q"],
+    rank: int,
+    *,
+    threshold: float = 0.9,
+    buffer_rank: int = 100,
+    max_rank: int | None = None,
+    definition: Definition = "paper",
+    size: int | None = None,
+) -> int:
+    """Algorithm 2 line 7: the least r' ≥ r with g(r') ≥ α, at most r + b and `max_rank`; that limit if none reaches α.
+
+    `"reference"` accepts with > and looks at r..r+b−1 below its cap only, as the published code does. A zero update
+    asks for nothing and keeps r; so does one with NaN.
+
+    Args:
+        singular_values: of U V, descending; (q,).
+        rank: r, the present rank, at least 1.
+        threshold: α, in (0, 1].
+        buffer_rank: b of eq. 7, at least 1.
+        max_rank: cap. Default: min(rows, cols).
+        definition: of the explained ratio.
+        size: min(rows, cols), if zeros beyond q are part of the spectrum. Default: q.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+    check_options(threshold, buffer_rank, definition)
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}")
+    if bool(_is_nothing(singular_values)):
+        return rank
+    curve = explained_ratio_curve(singular_values, buffer_rank, definition, size)
+    most = len(curve) if max_rank is None else min(max_rank, len(curve))
+    last = min(rank + buffer_rank - 1, most - 1) if definition == "reference" else min(rank + buffer_rank, most)
+    for candidate in range(rank, last + 1):
+        value = curve[candidate - 1]
+        if value > threshold or (definition == "paper" and value == threshold):
+            return candidate
+    return max(last, rank)
+
+
 def running_rank(ranks: Int[np.ndarray, "*batch steps"]) -> Int[np.ndarray, "*batch steps"]:
     """Running maximum over steps: what Algorithm 2, which never shrinks, would have grown to."""
     return np.maximum.accumulate(np.asarray(ranks), axis=-1)

@@ -164,6 +164,11 @@ class SpectrumTracker:
             self._scalars = []
         self._flushed = time.perf_counter()
 
+    def event(self, kind: str, matrix: str | None, message: str) -> None:
+        """Log that something happened at the current step: `rank_grown` and the name of a layer, say."""
+        if not self._closed:
+            self._recorder.event(self.step_count, kind, matrix, message)
+
     def measure(self) -> None:
         """Take a snapshot now, whatever the schedule says, unless this step has one."""
         if self._closed or self.step_count == self._measured_step:

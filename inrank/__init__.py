@@ -1,0 +1,60 @@
+"""Train with a rank that grows when the spectrum asks for it: InRank, W = W0 + U V.
+
+    import inrank
+
+    inrank.convert(model, targets=["*.mlp.*"], initial_rank=2, buffer_rank=100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4)
+    controller = inrank.RankController(model, optimizer, threshold=0.9, every=25)
+    for batch in loader:
+        model(batch).loss.backward()
+        optimizer.step()
+        controller.step()                     # between optimizer steps: spectrum -> rule -> grow
+        optimizer.zero_grad()
+    inrank.factorize(model, optimizer)        # Algorithm 3: W0 gone, plain U V, smaller and faster
+    inrank.merge(model)                       # back to an ordinary model
+
+Models: convert, initialize_from_gradient, factorize, merge, from_pretrained, break_even_rank
+Growing: RankController, growth_rule (ExplainedRatio, Observation, needs_gradient, next_rank)
+Layers: InRankLinear, LowRankLinear
+transformers' Trainer: InRankCallback (imported when asked for)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inrank import growth_rule
+from inrank.controller import Growth, RankController
+from inrank.convert import break_even_rank, convert, merge
+from inrank.factorize import Factorization, factorize
+from inrank.growth_rule import ExplainedRatio, Observation, needs_gradient
+from inrank.initialization import initialize_from_gradient
+from inrank.layers import InRankLinear, LowRankLinear
+from inrank.pretrained import from_pretrained
+
+__all__ = [
+    "ExplainedRatio",
+    "Factorization",
+    "Growth",
+    "InRankCallback",
+    "InRankLinear",
+    "LowRankLinear",
+    "Observation",
+    "RankController",
+    "break_even_rank",
+    "convert",
+    "factorize",
+    "from_pretrained",
+    "growth_rule",
+    "initialize_from_gradient",
+    "merge",
+    "needs_gradient",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "InRankCallback":  # needs transformers
+        from inrank.trainer_callback import InRankCallback
+
+        return InRankCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,273 @@
+"""Layers whose weight is W0 + U V with a rank that can grow, and plain U V.
+
+`InRankLinear` allots its factors once, at the largest rank plus the buffer rank, and keeps the columns that are not yet
+used at zero in both factors. A zero column has zero gradient and stays zero under any optimizer, so growing a rank is
+writing small numbers into a part of V: no Parameter is ever replaced, and optimizers, DistributedDataParallel,
+torch.compile, averaged copies and checkpoints need not know. Training computes with the used columns only.
+
+Shapes, as in the paper: W is (rows, cols) = (out, in), U (rows, capacity), V (capacity, cols), for every kind of layer;
+transformers' Conv1D, which stores (in, out), is turned when it is converted and turned back when it is merged.
+
+References:
+    Zhao et al. 2023, arXiv:2306.11250, eq. 6 (W0 + U V), Algorithm 3 (plain U V).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, linear
+
+
+class _Columns:
+    """How many columns of the factors any copy of a layer has ever used; copies share it.
+
+    An averaged copy of a model takes over parameters, not attributes: with its own number it would leave out the
+    columns that its original has grown since. Too large a number is harmless, since what lies beyond is zero.
+    """
+
+    def __init__(self) -> None:
+        self.used = 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class FactoredLayer(nn.Module):
+    """What the two kinds of layer share: factors, bias, the kind of layer that it came from, its state dict.
+
+    Attributes:
+        U: (rows, capacity).
+        V: (capacity, cols).
+        bias: (rows,) or None; the same Parameter as before conversion.
+        origin: class name of the layer that it stands for: `Linear`, `Conv1D` or `Conv2d`.
+        convolution: stride, padding, dilation and kernel_size of a Conv2d; empty for the others.
+    """
+
+    U: nn.Parameter
+    V: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, U: Tensor, V: Tensor, bias: nn.Parameter | None, origin: str, convolution: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.U, self.V = nn.Parameter(U), nn.Parameter(V)
+        self.register_parameter("bias", bias)
+        self.origin, self.convolution = origin, convolution
+
+    @property
+    def rows(self) -> int:
+        """Output side of the matrix."""
+        return int(self.U.shape[0])
+
+    @property
+    def cols(self) -> int:
+        """Input side of the matrix."""
+        return int(self.V.shape[1])
+
+    @property
+    def capacity(self) -> int:
+        """Columns that the factors have room for."""
+        return int(self.U.shape[1])
+
+    @property
+    def rank(self) -> int:
+        """Rank in use, the buffer rank not counted."""
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense (rows, cols) matrix, computed at each call: for code that asks a layer for its weight."""
+        return self.U @ self.V
+
+    def update_factors(self) -> tuple[Tensor, Tensor]:
+        """U and V as far as they are used; what a tracker measures (`inrank_monitor.LowRankUpdate`)."""
+        raise NotImplementedError
+
+    def _product(self, inputs: Tensor, U: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's map with the weight U V, without forming it."""
+        if not self.convolution:
+            return linear(linear(inputs, V), U, bias)
+        size = self.convolution["kernel_size"]
+        options = {name: self.convolution[name] for name in ("stride", "padding", "dilation")}
+        hidden = conv2d(inputs, V.view(V.shape[0], -1, *size), **options)
+        return conv2d(hidden, U[:, :, None, None], bias)
+
+    def _dense(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's map with a dense (rows, cols) weight."""
+        if not self.convolution:
+            return linear(inputs, weight, bias)
+        size = self.convolution["kernel_size"]
+        options = {name: self.convolution[name] for name in ("stride", "padding", "dilation")}
+        return conv2d(inputs, weight.view(weight.shape[0], -1, *size), bias, **options)
+
+    def extra_repr(self) -> str:
+        """Shape, rank and origin."""
+        return f"{self.rows}×{self.cols}, rank={self.rank}, capacity={self.capacity}, from {self.origin}"
+
+    # The rank travels in the state dict under the name of the weight that is no more, with a shape that no weight has:
+    # who loads a converted checkpoint into an ordinary model gets an error and not fresh random weights.
+    def _rank_entry(self) -> list[int]:
+        return [self.rank, self.capacity]
+
+    def _take_rank(self, entry: list[int]) -> None:
+        raise NotImplementedError
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = torch.tensor(self._rank_entry())
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        entry, missing, errors = state.get(f"{prefix}weight"), args[2], args[4]
+        if entry is None:
+            missing.append(f"{prefix}weight")
+        elif entry.numel() != 2:
+            errors.append(f"{prefix}weight is {tuple(entry.shape)}: the state dict is of a model that is not converted")
+        elif all(f"{prefix}{name}" in state for name in "UV"):
+            for name in "UV":  # a checkpoint of another capacity: made to fit, the Parameters stay the same objects
+                parameter, saved = getattr(self, name), state[f"{prefix}{name}"]
+                if parameter.shape != saved.shape and saved.ndim == 2:
+                    parameter.data = parameter.data.new_zeros(saved.shape)
+                    parameter.grad = None
+            self._take_rank([int(value) for value in entry.tolist()])
+        rest = {name: value for name, value in state.items() if name != f"{prefix}weight"}
+        super()._load_from_state_dict(rest, prefix, *args)
+        if f"{prefix}weight" in args[3]:
+            args[3].remove(f"{prefix}weight")
+
+
+class InRankLinear(FactoredLayer):
+    """W = W0 + U V with a rank that grows (eq. 6); without W0 for the published code's way.
+
+    Args:
+        initial_weight: W0 (rows, cols), frozen; None for U V alone.
+        U: (rows, capacity); column rank + buffer_rank and later must be zero.
+        V: (capacity, cols); rows beyond that zero as well.
+        bias: kept as it is.
+        rank: rank at the start.
+        buffer_rank: b; rank + b columns are trained, as far as the capacity goes.
+        max_rank: the rank never grows beyond it.
+        origin: see `FactoredLayer`.
+        convolution: see `FactoredLayer`.
+    """
+
+    initial_weight: nn.Parameter | None
+
+    def __init__(
+        self,
+        initial_weight: Tensor | None,
+        U: Tensor,
+        V: Tensor,
+        bias: nn.Parameter | None,
+        *,
+        rank: int,
+        buffer_rank: int,
+        max_rank: int,
+        origin: str = "Linear",
+        convolution: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(U, V, bias, origin, convolution or {})
+        frozen = None if initial_weight is None else nn.Parameter(initial_weight, requires_grad=False)
+        self.register_parameter("initial_weight", frozen)
+        self.buffer_rank, self.max_rank = buffer_rank, max_rank
+        self._rank, self._columns = rank, _Columns()
+        self._columns.used = self.used
+
+    @property
+    def rank(self) -> int:
+        """Rank in use, the buffer rank not counted."""
+        return self._rank
+
+    @property
+    def used(self) -> int:
+        """Columns that are trained: rank + buffer rank, as far as there is room."""
+        return min(self._rank + self.buffer_rank, self.capacity)
+
+    @property
+    def weight(self) -> Tensor:
+        """W0 + U V, dense (rows, cols), computed at each call."""
+        product = super().weight
+        return product if self.initial_weight is None else self.initial_weight + product
+
+    def update_factors(self) -> tuple[Tensor, Tensor]:
+        """U (rows, used) and V (used, cols); all of them while torch.compile looks, so that growth compiles nothing."""
+        if torch.compiler.is_compiling():
+            return self.U, self.V
+        used = self._columns.used
+        return self.U[:, :used], self.V[:used]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Apply W0 + U V and the bias; inputs (..., cols), or images for a Conv2d."""
+        U, V = self.update_factors()
+        if self.initial_weight is None:
+            return self._product(inputs, U, V, self.bias)
+        return self._dense(inputs, self.initial_weight, self.bias) + self._product(inputs, U, V, None)
+
+    @torch.no_grad()
+    def grow(self, rank: int, new_columns: Tensor | None, new_rows: Tensor) -> tuple[int, int]:
+        """Use more columns: from now on rank + buffer_rank of them.
+
+        Args:
+            rank: the new rank, from the present one to `max_rank`.
+            new_columns: (rows, n) for U; None leaves them zero, so that the layer's output does not change.
+            new_rows: (n, cols) for V, n the number of columns that become used.
+
+        Returns:
+            The first and the last-but-one place of the new columns.
+        """
+        first = self.used
+        self._rank = rank
+        last = self.used
+        self.V[first:last] = new_rows.to(self.V)
+        if new_columns is not None:
+            self.U[:, first:last] = new_columns.to(self.U)
+        self._columns.used = max(self._columns.used, last)
+        return first, last
+
+    def become_low_rank(self, U: Tensor, V: Tensor) -> None:
+        """Turn into a `LowRankLinear` in place: the object stays, so whoever watches or hooks it goes on."""
+        del self.initial_weight, self.U, self.V
+        del self._rank, self._columns, self.buffer_rank, self.max_rank
+        self.U, self.V = nn.Parameter(U), nn.Parameter(V)
+        self.__class__ = LowRankLinear  # type: ignore[assignment]
+
+    def _rank_entry(self) -> list[int]:
+        return [self._rank, self._columns.used]
+
+    def _take_rank(self, entry: list[int]) -> None:
+        self._rank, used = entry
+        self._columns.used = max(self._columns.used, used)
+
+
+class LowRankLinear(FactoredLayer):
+    """W = U V at a fixed rank: rank · (rows + cols) multiply-adds a sample in place of rows · cols (Algorithm 3)."""
+
+    def __init__(
+        self,
+        U: Tensor,
+        V: Tensor,
+        bias: nn.Parameter | None,
+        *,
+        origin: str = "Linear",
+        convolution: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(U, V, bias, origin, convolution or {})
+
+    @property
+    def rank(self) -> int:
+        """Columns of U."""
+        return self.capacity
+
+    def update_factors(self) -> tuple[Tensor, Tensor]:
+        """U and V: the whole weight, since there is no W0."""
+        return self.U, self.V
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Apply U V and the bias; inputs (..., cols), or images for a Conv2d."""
+        return self._product(inputs, self.U, self.V, self.bias)
+
+    def _take_rank(self, entry: list[int]) -> None:
+        """The factors' shape says it."""
