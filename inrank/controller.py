@@ -1,8 +1,8 @@
 """RankController: between optimizer steps, on schedule, spectrum -> rule -> grow. Wiring only.
 
 A check reads the factors, never the dense product, and costs one small eigenproblem a layer; between checks a step
-costs nothing. In a distributed training rank 0 decides and tells the others, and the new columns come from a generator of the
-controller's own, so ranks and weights stay equal to the bit.
+costs nothing. In a distributed training rank 0 decides and tells the others, and the new columns come from a generator
+of the controller's own, so ranks and weights stay equal to the bit.
 
 References:
     Zhao et al. 2023, arXiv:2306.11250, Algorithm 2.
@@ -27,9 +27,9 @@ from inrank.convert import random_rows
 from inrank.dense_gradient import DenseGradient, outside_spans
 from inrank.growth_rule import ExplainedRatio, Observation, Rule
 from inrank.layers import InRankLinear
-from inrank.model_layers import growing_layers_of, note_ranks
+from inrank.model_layers import check_whole, growing_layers_of, note_ranks
 from inrank.optimizer_state import FreshColumns, check_holds, plain_optimizer
-from inrank_monitor.rank_metrics import Definition, explained_ratio
+from inrank_monitor.rank_metrics import Definition
 from inrank_monitor.schedule import Every, Where
 from inrank_monitor.spectrum import SpectrumPool, singular_values, singular_values_of_product
 
@@ -54,7 +54,8 @@ class RankController:
     """Grows the ranks of a converted model while it trains.
 
     Args:
-        model: converted by `inrank.convert`.
+        model: converted by `inrank.convert`, and for a distributed training wrapped already: while the gradient of
+            W0 is taken, DistributedDataParallel would take W0 for a parameter to train.
         optimizer: trains it; made after the conversion.
         threshold: α of the paper's rule.
         every: steps between checks, or a function step -> bool.
@@ -70,7 +71,8 @@ class RankController:
         history: every growth so far.
 
     Raises:
-        ValueError: nothing is converted, the optimizer does not hold a factor, an option out of range.
+        ValueError: nothing is converted, the model is sharded (FSDP), the optimizer does not hold a factor, an option
+            out of range.
 
     References:
         Section 6 and appendix C of the paper: α = 0.9; `every` = 25 is ours ("each k iterations").
@@ -99,6 +101,7 @@ class RankController:
         self._all_layers: dict[str, InRankLinear] = growing_layers_of(model)
         if not self._all_layers:
             raise ValueError("the model has no InRankLinear layer: call inrank.convert first")
+        check_whole(self._all_layers, "grow it")
         self._needs_gradient = bool(getattr(self.rule, "needs_gradient", False))
         without = [name for name, layer in self._all_layers.items() if layer.initial_weight is None]
         if self._needs_gradient and without:
@@ -128,8 +131,14 @@ class RankController:
     def attach(self) -> Self:
         """Let the optimizer's steps drive the controller, with no line in the loop."""
         if self._handle is None:
-            self._handle = self._optimizer.register_step_post_hook(lambda *_: self._count())
+            self._handle = self._optimizer.register_step_post_hook(self._after_step)
         return self
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        # A fused optimizer is called also for the steps that a GradScaler skips; asking a GPU would make it wait.
+        skipped = getattr(optimizer, "found_inf", None)
+        if not (isinstance(skipped, Tensor) and skipped.device.type == "cpu" and bool(skipped.any())):
+            self._count()
 
     def step(self) -> None:
         """Count one optimizer step, and check the ranks if they are due. Call it after `optimizer.step()`.
@@ -155,7 +164,7 @@ class RankController:
         if not self._needs_gradient:
             return
         ahead = range(self.step_count + 1, self.step_count + 1 + self._gradient_steps)
-        if not any(self._due(step) for step in ahead):
+        if not self._layers or not any(self._due(step) for step in ahead):  # none after a factorization
             self._gradient.close()
         elif not self._gradient.is_open:
             self._gradient.open()
@@ -172,7 +181,7 @@ class RankController:
             for place, observation in enumerate(seen):
                 if observation is not None:
                     wanted[place] = self._ask(observation)
-                    ratios[place] = _ratio(observation)
+                    ratios[place] = self._ratio(observation)
         grown = []
         for name, rank, ratio in zip(names, _broadcast(wanted), ratios, strict=True):
             if rank > layers[name].rank:
@@ -183,8 +192,10 @@ class RankController:
         return grown
 
     def _observe(self, name: str, gradient: Tensor | None) -> Observation | None:
-        """What the rule is shown; None if the factors or the gradient are not finite."""
+        """What the rule is shown; None if the factors or the gradient are not finite, or no backward pass gave one."""
         layer = self._all_layers[name]
+        if self._needs_gradient and gradient is None:
+            return None
         U, V = (factor.detach() for factor in layer.update_factors())
         values = singular_values_of_product(U, V)
         whole, outside = None, None
@@ -213,6 +224,10 @@ class RankController:
         if isinstance(answer, bool) or not isinstance(answer, int | np.integer):
             raise TypeError(f"the rule must return an integer rank, got {answer!r} for {seen.name!r}")
         return max(seen.rank, min(int(answer), seen.max_rank))
+
+    def _ratio(self, seen: Observation) -> float:
+        """G at the present rank, by the rule's own definition if it is the paper's rule."""
+        return (self.rule if isinstance(self.rule, ExplainedRatio) else ExplainedRatio()).ratio(seen)
 
     def _grow(self, name: str, rank: int, ratio: float) -> Growth:
         layer = self._all_layers[name]
@@ -267,7 +282,7 @@ class RankController:
         """
         if state["ranks"] != self.ranks:
             there, here = state["ranks"], self.ranks
-            name = next(iter({n for n in there.keys() | here.keys() if there.get(n) != here.get(n)}))
+            name = next(n for n in there | here if there.get(n) != here.get(n))
             raise ValueError(
                 f"the state has rank {there.get(name)} for {name!r}, the model {here.get(name)}: "
                 "load the model's state_dict before the controller's"
@@ -284,10 +299,6 @@ def _like(new: Tensor, present: Tensor) -> Tensor:
     """The new entries at the root mean square of the present ones, so that new columns are no louder than old ones."""
     new = new.to(present.device, torch.float32)
     return new * (present.float().square().mean() / new.square().mean()).sqrt()
-
-
-def _ratio(seen: Observation) -> float:
-    return float(explained_ratio(seen.singular_values, seen.rank, seen.buffer_rank, size=seen.size))
 
 
 def _process() -> int:

@@ -16,8 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from inrank.gain import Gain, check_gain, matching_gain
 from inrank.layers import FactoredLayer, InRankLinear
-from inrank.model_layers import layers_of, note_ranks, replace_module
+from inrank.model_layers import check_whole, layers_of, note_ranks, replace_module
 from inrank_monitor.matrices import unwrap
 
 Initialization = Literal["zero", "kaiming"]
@@ -47,6 +48,7 @@ def convert(
     buffer_rank: int = 100,
     max_rank: int | None = None,
     initialization: Initialization = "zero",
+    gain: Gain = "match",
     kinds: Sequence[str] = ("Linear", "Conv1D"),
     seed: int = 0,
 ) -> list[Converted]:
@@ -64,6 +66,8 @@ def convert(
         max_rank: cap of the rank. Default: break-even, p q / (p + q).
         initialization: `"kaiming"` drops W0 and starts U and V at full scale, as the published code does; it changes
             what the model computes.
+        gain: κ of W = W0 + κ U V: `"match"` lets Adam move W as fast as in dense training (`inrank.gain`); 1 is the
+            paper's parametrisation.
         kinds: of `"Linear"`, `"Conv1D"` (transformers') and `"Conv2d"`, which layers the targets may choose.
         seed: of the random rows.
 
@@ -78,6 +82,7 @@ def convert(
         Zhao et al. 2023, arXiv:2306.11250, eq. 6, Algorithm 2 lines 1 and 3; b = 100 and r0 = 2: section 6.
     """
     _check_options(buffer_rank, initialization, kinds, seed)
+    check_gain(gain)
     chosen = _choose(unwrap(model), targets, kinds)
     for name, module in chosen.items():
         _check_layer(model, name, module)
@@ -86,7 +91,7 @@ def convert(
         raise ValueError(f"initial_rank names {sorted(unknown)[0]!r}, which targets do not match")
     for place, (plan, module) in enumerate(zip(plans, chosen.values(), strict=True)):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + place)
-        replace_module(model, plan.name, _converted(module, plan, buffer_rank, initialization, generator))
+        replace_module(model, plan.name, _converted(module, plan, buffer_rank, initialization, gain, generator))
     note_ranks(model)
     return plans
 
@@ -98,8 +103,12 @@ def merge(model: nn.Module) -> list[str]:
 
     Returns:
         The names of the merged layers.
+
+    Raises:
+        ValueError: the model is sharded (FSDP).
     """
     found = layers_of(model)
+    check_whole(found, "merge")
     for name, layer in found.items():
         replace_module(model, name, _ordinary(layer))
     note_ranks(model)
@@ -125,7 +134,7 @@ def _check_options(buffer_rank: int, initialization: str, kinds: Sequence[str], 
 
 def _choose(model: nn.Module, targets: str | Sequence[str], kinds: Sequence[str]) -> dict[str, nn.Module]:
     """The layers that the targets match, in the model's order."""
-    patterns = [targets] if isinstance(targets, str) else list(targets)
+    patterns = [targets] if isinstance(targets, str) else list(targets or [])
     if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
         raise ValueError(f"targets must be a pattern or a list of patterns, got {targets!r}")
     candidates = {name: module for name, module in model.named_modules() if _kind(module) in kinds}
@@ -137,7 +146,7 @@ def _choose(model: nn.Module, targets: str | Sequence[str], kinds: Sequence[str]
         if again := [name for name in converted if glob.fullmatch(name)]:
             raise ValueError(f"targets pattern {pattern!r} matches {again[0]!r}, which is converted already")
         if not matched:
-            others = [f"{n} ({_kind(m)})" for n, m in model.named_modules() if n and glob.fullmatch(n)]
+            others = [f"{n} ({_described(m)})" for n, m in model.named_modules() if n and glob.fullmatch(n)]
             near = others or get_close_matches(pattern, list(candidates), n=3, cutoff=0.2) or list(candidates)[:3]
             what = "It matches" if others else "Layers are named like"
             raise ValueError(
@@ -149,15 +158,22 @@ def _choose(model: nn.Module, targets: str | Sequence[str], kinds: Sequence[str]
 
 def _kind(module: nn.Module) -> str:
     """Class name of an ordinary layer; subclasses of it with another forward are not taken for it."""
-    name = type(module).__name__
-    own = type(module).__module__.startswith(("torch.nn.modules", "transformers.pytorch_utils"))
-    return name if own or name not in KINDS else ""
+    kind = type(module).__mro__[1 if hasattr(module, "parametrizations") else 0]  # parametrize makes a subclass
+    own = kind.__module__.startswith(("torch.nn.modules", "transformers.pytorch_utils"))
+    return kind.__name__ if own or kind.__name__ not in KINDS else ""
+
+
+def _described(module: nn.Module) -> str:
+    """Its kind, or in full where it only has the name of one."""
+    return _kind(module) or f"{type(module).__module__}.{type(module).__name__}"
 
 
 def _check_layer(model: nn.Module, name: str, module: nn.Module) -> None:
     weight: Tensor = module.weight  # type: ignore[assignment]
     if hasattr(module, "parametrizations"):
         raise ValueError(f"{name!r} is under torch.nn.utils.parametrize: remove that before converting")
+    if not isinstance(module._parameters.get("weight"), nn.Parameter):
+        raise ValueError(f"the weight of {name!r} is not a Parameter: remove weight_norm, prune or the like before")
     if hasattr(weight, "placements"):
         raise ValueError(f"{name!r} is sharded (DTensor): convert before fully_shard")
     if not weight.is_floating_point():
@@ -182,24 +198,34 @@ def _plan(name: str, module: nn.Module, initial_rank: int | Mapping[str, int], m
 
 @torch.no_grad()
 def _converted(
-    module: nn.Module, plan: Converted, buffer_rank: int, initialization: Initialization, generator: torch.Generator
+    module: nn.Module,
+    plan: Converted,
+    buffer_rank: int,
+    initialization: Initialization,
+    gain: Gain,
+    generator: torch.Generator,
 ) -> InRankLinear:
     weight = matrix_of(module).detach()
     rows, cols = plan.shape
     capacity = min(plan.max_rank + buffer_rank, rows, cols)
     used = min(plan.rank + buffer_rank, capacity)
+    kaiming = initialization == "kaiming"
+    # The expected ‖A‖² and ‖B‖² of the entries drawn below
+    left_square, right_square = (rows * used / (plan.rank + buffer_rank) if kaiming else 0.0), float(used)
+    chosen = matching_gain(rows, cols, left_square, right_square) if gain == "match" else float(gain)
     U, V = weight.new_zeros(rows, capacity), weight.new_zeros(capacity, cols)
-    V[:used] = random_rows(used, cols, generator).to(V)
-    if initialization == "kaiming":
-        U[:, :used] = kaiming_columns(rows, used, plan.rank + buffer_rank, generator).to(U)
+    V[:used] = (random_rows(used, cols, generator) / math.sqrt(chosen)).to(V)
+    if kaiming:
+        U[:, :used] = (kaiming_columns(rows, used, plan.rank + buffer_rank, generator) / math.sqrt(chosen)).to(U)
     return InRankLinear(
-        None if initialization == "kaiming" else weight.clone(memory_format=torch.contiguous_format),
+        None if kaiming else weight.clone(memory_format=torch.contiguous_format),
         U,
         V,
         module.bias,  # type: ignore[arg-type]
         rank=plan.rank,
         buffer_rank=buffer_rank,
         max_rank=plan.max_rank,
+        gain=chosen,
         origin=_kind(module),
         convolution=_convolution(module),
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -48,7 +47,7 @@ class DenseGradient:
 
     def _take(self, name: str, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        gradient = parameter.grad.float()
+        gradient = parameter.grad if parameter.grad.dtype == torch.float64 else parameter.grad.float()
         parameter.grad = None
         self._sums[name] = self._sums[name] + gradient if name in self._sums else gradient
 
@@ -79,7 +78,7 @@ class DenseGradient:
         devices = {name: layer.U.device for name, layer in self._layers.items()}
         self._sums = {name: value.to(devices[name]) for name, value in state.items()}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> DenseGradient:
         self.open()
         return self
 

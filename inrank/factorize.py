@@ -14,8 +14,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from inrank.gain import Gain, check_gain, matching_gain
 from inrank.layers import InRankLinear
-from inrank.model_layers import growing_layers_of, layers_of, note_ranks
+from inrank.model_layers import check_whole, growing_layers_of, layers_of, note_ranks
 from inrank.optimizer_state import check_holds, plain_optimizer, replace_parameters
 
 
@@ -66,44 +67,49 @@ def factorize(
     optimizer: Optimizer | None = None,
     *,
     ranks: int | Mapping[str, int] | None = None,
+    gain: Gain = "match",
     loss: Callable[[], float | Tensor] | None = None,
 ) -> Factorization:
     """Replace W0 + U V by its best approximation U* V* of rank r in every layer, in place; W0 and buffer are gone.
 
-    W_T = Σ s_i u_i v_iᵀ: U* = [√s_i u_i], V* = [√s_i v_i]ᵀ for i ≤ r. The module objects stay. The optimizer gets the
-    new factors in the places of the old ones, with empty state: Adam begins them anew with its bias correction, since the
-    old averages belong to other coordinates. In a distributed training rank 0's factors are sent to all; unwrap
-    DistributedDataParallel before, and wrap anew after.
+    W_T = Σ s_i u_i v_iᵀ: √κ U* = [√s_i u_i], √κ V* = [√s_i v_i]ᵀ for i ≤ r. The module objects stay. The optimizer
+    gets the new factors in the places of the old ones, with empty state: Adam begins them anew with its bias
+    correction, since the old averages belong to other coordinates. In a distributed training rank 0's factors are sent
+    to all; unwrap DistributedDataParallel before, and wrap anew after.
 
     Args:
         model: converted by `inrank.convert`.
         optimizer: the one that trains it, if training goes on.
         ranks: instead of the layers' own: one for all, or by layer name.
+        gain: κ of W = κ U* V*, as for `convert`; 1 is the paper's.
         loss: measured just before and just after, without gradients, for the report.
 
     Raises:
         ValueError: nothing is converted, a rank out of range, an optimizer that does not hold the factors, a model in
-            DistributedDataParallel, a weight that is not finite; the model is untouched.
+            DistributedDataParallel or sharded (FSDP), a weight that is not finite; the model is untouched.
     """
-    if isinstance(model, nn.parallel.DistributedDataParallel):
+    if isinstance(getattr(model, "_orig_mod", model), nn.parallel.DistributedDataParallel):
         raise ValueError("model is in DistributedDataParallel: factorize model.module and wrap it anew")
+    check_gain(gain)
     layers = growing_layers_of(model)
     if not layers:
         reason = "it is factorized already" if layers_of(model) else "call inrank.convert first"
         raise ValueError(f"the model has no InRankLinear layer to factorize: {reason}")
+    check_whole(layers, "factorize")
     chosen = {name: _rank_of(name, layer, ranks) for name, layer in layers.items()}
     if isinstance(ranks, Mapping) and (unknown := set(ranks) - set(layers)):
         raise ValueError(f"ranks names {sorted(unknown)[0]!r}, which is no converted layer")
     if optimizer is not None:
         optimizer = plain_optimizer(optimizer)
         check_holds(optimizer, layers)
-    truncated = {name: _truncate(name, layer, chosen[name]) for name, layer in layers.items()}
+    truncated = {name: _truncate(name, layer, chosen[name], gain) for name, layer in layers.items()}
     before = _measure(loss)
     for name, layer in layers.items():
         _install(layer, truncated[name], optimizer)
     note_ranks(model)
     rows = tuple(
-        Factorized(name, (layer.rows, layer.cols), chosen[name], truncated[name][2]) for name, layer in layers.items()
+        Factorized(name, (layer.rows, layer.cols), chosen[name], truncated[name].energy_kept)
+        for name, layer in layers.items()
     )
     return Factorization(rows, before, _measure(loss))
 
@@ -116,27 +122,36 @@ def _rank_of(name: str, layer: InRankLinear, ranks: int | Mapping[str, int] | No
     return rank
 
 
+@dataclass(frozen=True)
+class _Truncated:
+    U: Tensor
+    V: Tensor
+    gain: float
+    energy_kept: float
+
+
 @torch.no_grad()
-def _truncate(name: str, layer: InRankLinear, rank: int) -> tuple[Tensor, Tensor, float]:
+def _truncate(name: str, layer: InRankLinear, rank: int, gain: Gain) -> _Truncated:
     """The leading singular triplets with √s in both factors, and the share of ‖W‖² that they hold."""
     weight = layer.weight.double() if layer.U.device.type in ("cpu", "cuda") else layer.weight.float()
     if not bool(torch.isfinite(weight).all()):
         raise ValueError(f"the weight of {name!r} holds NaN or infinity")
     left, values, right = torch.linalg.svd(weight, full_matrices=False)
-    root = values[:rank].sqrt()
-    energy = values.square()
-    kept = float(energy[:rank].sum() / energy.sum()) if float(energy.sum()) else 1.0
-    U, V = ((left[:, :rank] * root).to(layer.U), (root[:, None] * right[:rank]).to(layer.V))
-    U, V = U.contiguous(), V.contiguous()
+    energy, total = values.square(), float(values[:rank].sum())
+    chosen = matching_gain(layer.rows, layer.cols, total, total) if gain == "match" else float(gain)
+    root = (values[:rank] / chosen).sqrt()
+    U, V = (left[:, :rank] * root).to(layer.U).contiguous(), (root[:, None] * right[:rank]).to(layer.V).contiguous()
     if dist.is_available() and dist.is_initialized():
-        dist.broadcast(U, 0)
-        dist.broadcast(V, 0)
-    return U, V, kept
+        exact = torch.tensor(chosen, dtype=torch.float64, device=U.device)
+        for part in (U, V, exact):
+            dist.broadcast(part, 0)
+        chosen = float(exact)
+    return _Truncated(U, V, chosen, float(energy[:rank].sum() / energy.sum()) if total else 1.0)
 
 
-def _install(layer: InRankLinear, factors: tuple[Tensor, Tensor, float], optimizer: Optimizer | None) -> None:
+def _install(layer: InRankLinear, factors: _Truncated, optimizer: Optimizer | None) -> None:
     old_U, old_V, old_W0 = layer.U, layer.V, layer.initial_weight
-    layer.become_low_rank(*factors[:2])
+    layer.become_low_rank(factors.U, factors.V, factors.gain)
     if optimizer is not None:
         new: dict[nn.Parameter, nn.Parameter | None] = {old_U: layer.U, old_V: layer.V}
         if old_W0 is not None:

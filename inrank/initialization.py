@@ -1,7 +1,8 @@
 """Algorithm 2, lines 2 and 3: the first factors, from the singular vectors of the first gradient.
 
 With ∂L/∂W0 = Σ s_i u_i v_iᵀ (u on the output side): U = −ε [u_1 … u_{r+b}], V = ε [v_1 … v_{r+b}]ᵀ. One of the two has
-the minus sign, so that U V points downhill; the paper prints it without saying which side u is on.
+the minus sign, so that U V points downhill; the paper prints it without saying which side u is on. With a gain κ other
+than 1 the product is the same, κ U V = −ε² Σ u_i v_iᵀ, and V keeps the size that it was given for its gain.
 
 References:
     Zhao et al. 2023, arXiv:2306.11250, Algorithm 2.
@@ -17,7 +18,7 @@ from torch import nn
 
 from inrank.dense_gradient import DenseGradient
 from inrank.layers import InRankLinear
-from inrank.model_layers import growing_layers_of
+from inrank.model_layers import check_whole, growing_layers_of
 
 
 def initialize_from_gradient(model: nn.Module, backward: Callable[[], object], *, scale: float = 0.01) -> list[str]:
@@ -41,6 +42,7 @@ def initialize_from_gradient(model: nn.Module, backward: Callable[[], object], *
     layers = growing_layers_of(model)
     if not layers:
         raise ValueError("the model has no InRankLinear layer: call inrank.convert first")
+    check_whole(layers, "initialize")
     if without := [name for name, layer in layers.items() if layer.initial_weight is None]:
         raise ValueError(f"{without[0]!r} has no W0 (initialization='kaiming'), so there is no ∂L/∂W0")
     kept = [(parameter, parameter.grad) for parameter in model.parameters()]
@@ -67,7 +69,9 @@ def initialize_from_gradient(model: nn.Module, backward: Callable[[], object], *
 def _set_factors(layer: InRankLinear, gradient: torch.Tensor, scale: float) -> None:
     left, _, right = torch.linalg.svd(gradient, full_matrices=False)
     used = layer.used
+    # Row norm of V: ε in the paper's parametrisation, else what `convert` drew
+    size = scale if layer.gain == 1 else layer.V[:used].float().norm() / math.sqrt(used)
     layer.U.zero_()
     layer.V.zero_()
-    layer.U[:, :used] = (-scale * left[:, :used]).to(layer.U)
-    layer.V[:used] = (scale * right[:used]).to(layer.V)
+    layer.U[:, :used] = (-(scale**2) / (layer.gain * size) * left[:, :used]).to(layer.U)
+    layer.V[:used] = (size * right[:used]).to(layer.V)

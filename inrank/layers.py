@@ -42,6 +42,7 @@ class FactoredLayer(nn.Module):
         U: (rows, capacity).
         V: (capacity, cols).
         bias: (rows,) or None; the same Parameter as before conversion.
+        gain: κ; the product counts as κ U V. See `inrank.gain`; 1 is the paper's.
         origin: class name of the layer that it stands for: `Linear`, `Conv1D` or `Conv2d`.
         convolution: stride, padding, dilation and kernel_size of a Conv2d; empty for the others.
     """
@@ -51,10 +52,10 @@ class FactoredLayer(nn.Module):
     bias: nn.Parameter | None
 
     def __init__(
-        self, U: Tensor, V: Tensor, bias: nn.Parameter | None, origin: str, convolution: dict[str, Any]
+        self, U: Tensor, V: Tensor, bias: nn.Parameter | None, gain: float, origin: str, convolution: dict[str, Any]
     ) -> None:
         super().__init__()
-        self.U, self.V = nn.Parameter(U), nn.Parameter(V)
+        self.U, self.V, self.gain = nn.Parameter(U), nn.Parameter(V), gain
         self.register_parameter("bias", bias)
         self.origin, self.convolution = origin, convolution
 
@@ -81,20 +82,28 @@ class FactoredLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The dense (rows, cols) matrix, computed at each call: for code that asks a layer for its weight."""
-        return self.U @ self.V
+        return self.gain * (self.U @ self.V)
 
     def update_factors(self) -> tuple[Tensor, Tensor]:
-        """U and V as far as they are used; what a tracker measures (`inrank_monitor.LowRankUpdate`)."""
+        """κ U and V as far as they are used: what a tracker measures (`inrank_monitor.LowRankUpdate`)."""
+        U, V = self.used_factors()
+        return (U if self.gain == 1 else self.gain * U), V
+
+    def used_factors(self) -> tuple[Tensor, Tensor]:
+        """U (rows, used) and V (used, cols), views of the Parameters."""
         raise NotImplementedError
 
     def _product(self, inputs: Tensor, U: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's map with the weight U V, without forming it."""
+        """The layer's map with the weight κ U V, without forming it."""
         if not self.convolution:
-            return linear(linear(inputs, V), U, bias)
+            return linear(self._amplified(linear(inputs, V)), U, bias)
         size = self.convolution["kernel_size"]
         options = {name: self.convolution[name] for name in ("stride", "padding", "dilation")}
         hidden = conv2d(inputs, V.view(V.shape[0], -1, *size), **options)
-        return conv2d(hidden, U[:, :, None, None], bias)
+        return conv2d(self._amplified(hidden), U[:, :, None, None], bias)
+
+    def _amplified(self, hidden: Tensor) -> Tensor:
+        return hidden if self.gain == 1 else self.gain * hidden
 
     def _dense(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's map with a dense (rows, cols) weight."""
@@ -106,33 +115,36 @@ class FactoredLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """Shape, rank and origin."""
-        return f"{self.rows}×{self.cols}, rank={self.rank}, capacity={self.capacity}, from {self.origin}"
+        sizes = f"{self.rows}×{self.cols}, rank={self.rank}, capacity={self.capacity}"
+        return f"{sizes}, gain={self.gain:.3g}, from {self.origin}"
 
     # The rank travels in the state dict under the name of the weight that is no more, with a shape that no weight has:
     # who loads a converted checkpoint into an ordinary model gets an error and not fresh random weights.
-    def _rank_entry(self) -> list[int]:
-        return [self.rank, self.capacity]
+    def _rank_entry(self) -> list[float]:
+        raise NotImplementedError
 
-    def _take_rank(self, entry: list[int]) -> None:
+    def _take_rank(self, entry: list[float]) -> None:
         raise NotImplementedError
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = torch.tensor(self._rank_entry())
+        destination[f"{prefix}weight"] = torch.tensor(self._rank_entry(), dtype=torch.float64)
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         entry, missing, errors = state.get(f"{prefix}weight"), args[2], args[4]
+        U, V = (state.get(f"{prefix}{name}") for name in "UV")
         if entry is None:
             missing.append(f"{prefix}weight")
-        elif entry.numel() != 2:
+        elif entry.ndim != 1:
             errors.append(f"{prefix}weight is {tuple(entry.shape)}: the state dict is of a model that is not converted")
-        elif all(f"{prefix}{name}" in state for name in "UV"):
-            for name in "UV":  # a checkpoint of another capacity: made to fit, the Parameters stay the same objects
-                parameter, saved = getattr(self, name), state[f"{prefix}{name}"]
-                if parameter.shape != saved.shape and saved.ndim == 2:
+        elif len(entry) != len(self._rank_entry()):
+            errors.append(f"{prefix}weight: one of the two is factorized, the state dict's layer or the model's")
+        elif U is not None and V is not None and (len(U), V.shape[1], U.shape[1]) == (self.rows, self.cols, len(V)):
+            for parameter, saved in ((self.U, U), (self.V, V)):
+                if parameter.shape != saved.shape:  # another capacity: made to fit, the Parameter stays the same object
                     parameter.data = parameter.data.new_zeros(saved.shape)
                     parameter.grad = None
-            self._take_rank([int(value) for value in entry.tolist()])
+            self._take_rank(entry.tolist())
         rest = {name: value for name, value in state.items() if name != f"{prefix}weight"}
         super()._load_from_state_dict(rest, prefix, *args)
         if f"{prefix}weight" in args[3]:
@@ -150,6 +162,7 @@ class InRankLinear(FactoredLayer):
         rank: rank at the start.
         buffer_rank: b; rank + b columns are trained, as far as the capacity goes.
         max_rank: the rank never grows beyond it.
+        gain: see `FactoredLayer`.
         origin: see `FactoredLayer`.
         convolution: see `FactoredLayer`.
     """
@@ -166,10 +179,11 @@ class InRankLinear(FactoredLayer):
         rank: int,
         buffer_rank: int,
         max_rank: int,
+        gain: float = 1.0,
         origin: str = "Linear",
         convolution: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(U, V, bias, origin, convolution or {})
+        super().__init__(U, V, bias, gain, origin, convolution or {})
         frozen = None if initial_weight is None else nn.Parameter(initial_weight, requires_grad=False)
         self.register_parameter("initial_weight", frozen)
         self.buffer_rank, self.max_rank = buffer_rank, max_rank
@@ -188,11 +202,11 @@ class InRankLinear(FactoredLayer):
 
     @property
     def weight(self) -> Tensor:
-        """W0 + U V, dense (rows, cols), computed at each call."""
+        """W0 + κ U V, dense (rows, cols), computed at each call."""
         product = super().weight
         return product if self.initial_weight is None else self.initial_weight + product
 
-    def update_factors(self) -> tuple[Tensor, Tensor]:
+    def used_factors(self) -> tuple[Tensor, Tensor]:
         """U (rows, used) and V (used, cols); all of them while torch.compile looks, so that growth compiles nothing."""
         if torch.compiler.is_compiling():
             return self.U, self.V
@@ -200,8 +214,8 @@ class InRankLinear(FactoredLayer):
         return self.U[:, :used], self.V[:used]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Apply W0 + U V and the bias; inputs (..., cols), or images for a Conv2d."""
-        U, V = self.update_factors()
+        """Apply W0 + κ U V and the bias; inputs (..., cols), or images for a Conv2d."""
+        U, V = self.used_factors()
         if self.initial_weight is None:
             return self._product(inputs, U, V, self.bias)
         return self._dense(inputs, self.initial_weight, self.bias) + self._product(inputs, U, V, None)
@@ -227,19 +241,21 @@ class InRankLinear(FactoredLayer):
         self._columns.used = max(self._columns.used, last)
         return first, last
 
-    def become_low_rank(self, U: Tensor, V: Tensor) -> None:
+    def become_low_rank(self, U: Tensor, V: Tensor, gain: float = 1.0) -> None:
         """Turn into a `LowRankLinear` in place: the object stays, so whoever watches or hooks it goes on."""
         del self.initial_weight, self.U, self.V
         del self._rank, self._columns, self.buffer_rank, self.max_rank
-        self.U, self.V = nn.Parameter(U), nn.Parameter(V)
+        self.U, self.V, self.gain = nn.Parameter(U), nn.Parameter(V), gain
         self.__class__ = LowRankLinear  # type: ignore[assignment]
 
-    def _rank_entry(self) -> list[int]:
-        return [self._rank, self._columns.used]
+    # All that decides which columns come next: with a buffer rank or a cap of its own the layer would grow into columns
+    # that the checkpoint has trained, or leave some out for ever.
+    def _rank_entry(self) -> list[float]:
+        return [self._rank, self.buffer_rank, self.max_rank, self._columns.used, self.gain]
 
-    def _take_rank(self, entry: list[int]) -> None:
-        self._rank, used = entry
-        self._columns.used = max(self._columns.used, used)
+    def _take_rank(self, entry: list[float]) -> None:
+        self._rank, self.buffer_rank, self.max_rank, used = (int(value) for value in entry[:4])
+        self._columns.used, self.gain = max(self._columns.used, used), entry[4]
 
 
 class LowRankLinear(FactoredLayer):
@@ -251,23 +267,27 @@ class LowRankLinear(FactoredLayer):
         V: Tensor,
         bias: nn.Parameter | None,
         *,
+        gain: float = 1.0,
         origin: str = "Linear",
         convolution: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(U, V, bias, origin, convolution or {})
+        super().__init__(U, V, bias, gain, origin, convolution or {})
 
     @property
     def rank(self) -> int:
         """Columns of U."""
         return self.capacity
 
-    def update_factors(self) -> tuple[Tensor, Tensor]:
+    def used_factors(self) -> tuple[Tensor, Tensor]:
         """U and V: the whole weight, since there is no W0."""
         return self.U, self.V
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Apply U V and the bias; inputs (..., cols), or images for a Conv2d."""
+        """Apply κ U V and the bias; inputs (..., cols), or images for a Conv2d."""
         return self._product(inputs, self.U, self.V, self.bias)
 
-    def _take_rank(self, entry: list[int]) -> None:
-        """The factors' shape says it."""
+    def _rank_entry(self) -> list[float]:
+        return [self.rank, self.gain]
+
+    def _take_rank(self, entry: list[float]) -> None:
+        self.gain = entry[1]  # the factors' shape says the rank

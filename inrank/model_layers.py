@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -24,6 +25,13 @@ def layers_of(model: nn.Module) -> dict[str, FactoredLayer]:
 def growing_layers_of(model: nn.Module) -> dict[str, InRankLinear]:
     """Those of them that can still grow, W0 + U V."""
     return {name: layer for name, layer in layers_of(model).items() if isinstance(layer, InRankLinear)}
+
+
+def check_whole(layers: Mapping[str, FactoredLayer], what: str) -> None:
+    """Raise a ValueError that names the first layer whose factors are spread over processes, and what to do before."""
+    for name, layer in layers.items():
+        if hasattr(layer.U, "placements"):
+            raise ValueError(f"{name!r} is sharded (DTensor), which fixes its rank: {what} before fully_shard")
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:

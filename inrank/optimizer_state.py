@@ -53,8 +53,8 @@ class FreshColumns:
     """Keeps the updates of young columns of U and V within the learning rate, under Adam and AdamW.
 
     A column is young for 1/(1 − β₂) steps, the memory of the second moment. Each step before the update, v of its
-    entries is raised to where |m̂| ≤ √v̂; entries that have enough already are left alone. No synchronisation; other optimizers,
-    whose states have no `exp_avg_sq`, are left alone.
+    entries is raised to where |m̂| ≤ √v̂; entries that have enough already are left alone. No synchronisation; other
+    optimizers, whose states have no `exp_avg_sq`, are left alone.
     """
 
     def __init__(self, optimizer: Optimizer, layers: Mapping[str, InRankLinear]) -> None:
@@ -99,8 +99,8 @@ class FreshColumns:
                     continue
                 first = self._first_young(name, float(group["betas"][1]))
                 state = optimizer.state.get(parameter, {})
-                if first is not None and "exp_avg_sq" in state:
-                    _bound(parameter, state, group, _grad_scale(optimizer), axis, first, layer.used - first)
+                if first is not None and "exp_avg_sq" in state and isinstance(state.get("step"), Tensor):
+                    _bound(optimizer, parameter, group, axis, first, layer.used - first)
             if not self._births[name]:
                 del self._births[name]
 
@@ -111,30 +111,24 @@ class FreshColumns:
         return min((first for first, _ in self._births[name]), default=None)
 
 
-def _grad_scale(optimizer: Optimizer) -> Tensor | None:
-    """A fused optimizer under a GradScaler gets scaled gradients and this."""
-    return getattr(optimizer, "grad_scale", None)
-
-
 def _bound(
-    parameter: nn.Parameter,
-    state: dict[str, Any],
-    group: dict[str, Any],
-    scale: Tensor | None,
-    axis: int,
-    first: int,
-    count: int,
+    optimizer: Optimizer, parameter: nn.Parameter, group: dict[str, Any], axis: int, first: int, count: int
 ) -> None:
     """Raise v to where this step's |m̂| / √v̂ is at most LIMIT, on `count` columns from `first` on."""
     assert parameter.grad is not None
+    state = optimizer.state[parameter]
     tensors = (parameter.grad, state["exp_avg"], state["exp_avg_sq"])
     gradient, m, v = (tensor.narrow(axis, first, count) for tensor in tensors)
     gradient = gradient.to(m.dtype)
+    scale: Tensor | None = getattr(
+        optimizer, "grad_scale", None
+    )  # a fused one under a GradScaler gets scaled gradients
     if scale is not None:
         gradient = gradient / scale.to(m.device)
     if group.get("maximize"):
         gradient = -gradient
-    if group["weight_decay"] and not group.get("decoupled_weight_decay", False):  # AdamW's goes past the moments
+    decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
+    if group["weight_decay"] and not decoupled:  # AdamW's goes past the moments
         gradient = gradient + group["weight_decay"] * parameter.detach().narrow(axis, first, count)
     beta1, beta2 = (float(beta) for beta in group["betas"])
     step = state["step"] + 1  # a tensor, on the device where it is fused
@@ -143,8 +137,10 @@ def _bound(
     ahead = (beta1 * m + (1 - beta1) * gradient) / (1 - beta1**step)
     root = (1 - beta2**step) ** 0.5
     least = ((ahead * root / LIMIT) ** 2 - (1 - beta2) * gradient**2) / beta2
-    # A step that a GradScaler is about to skip has infinite gradients: its columns stay as they are.
-    torch.maximum(v, torch.where(torch.isfinite(least), least, 0.0), out=v)
+    # A step that a fused optimizer is about to skip for its GradScaler leaves the state as it is.
+    skipped: Tensor | None = getattr(optimizer, "found_inf", None)
+    applies = torch.isfinite(least) if skipped is None else torch.isfinite(least) & (skipped.to(v.device) == 0)
+    torch.maximum(v, torch.where(applies, least, 0.0), out=v)
 
 
 def replace_parameters(optimizer: Optimizer, new: Mapping[nn.Parameter, nn.Parameter | None]) -> None:

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from inrank.convert import KINDS, convert
@@ -18,7 +19,7 @@ from inrank.model_layers import CONFIG_ENTRY, note_ranks
 
 
 def from_pretrained(directory: str | Path, model_class: Any = None, **config_changes: Any) -> Any:
-    """Read a converted model that `save_pretrained` wrote: its class, its ranks, its weights; in eval mode.
+    """Read a converted model that `save_pretrained` wrote: its class, dtype, ranks and weights; in eval mode.
 
     Args:
         directory: of the checkpoint.
@@ -42,10 +43,21 @@ def from_pretrained(directory: str | Path, model_class: Any = None, **config_cha
         model_class = getattr(transformers, (config.architectures or ["none"])[0], None)
         if model_class is None:
             raise ValueError(f"{path} is of the class {config.architectures}: give model_class")
-    model = model_class(config)
+    model = _built(model_class, config)
     restore_layers(model, entry["layers"])
     load_weights(model, path)
     return model.eval()
+
+
+def _built(model_class: Any, config: Any) -> Any:
+    """The model in the dtype that its config names, as transformers builds it."""
+    named = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None) or "float32"
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, str(named).removeprefix("torch.")))
+    try:
+        return model_class(config)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def restore_layers(model: nn.Module, layers: dict[str, dict[str, Any]]) -> None:
@@ -79,8 +91,9 @@ def load_weights(model: nn.Module, directory: Path) -> None:
         found = model.load_state_dict(read_weights(directory), strict=False)
     except RuntimeError as error:
         raise ValueError(f"{directory} does not fit the model: {error}") from None
-    missing = set(found.missing_keys)
-    lacking = [names for names in _shared_names(model) if missing.issuperset(names)]
+    missing, groups = set(found.missing_keys), _shared_names(model)
+    lacking = [names for names in groups if missing.issuperset(names)]
+    lacking += [[name] for name in found.missing_keys if not any(name in names for names in groups)]  # rank entries
     if lacking or found.unexpected_keys:
         raise ValueError(
             f"{directory} does not fit the model: missing {[names[0] for names in lacking]}, "

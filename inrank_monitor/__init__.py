@@ -14,6 +14,7 @@
     open_run("runs/first").measurements                   # a pandas table
 
 Watching: attach, SpectrumTracker, find_matrices, LowRankUpdate
+transformers' Trainer: TrackerCallback (imported when asked for)
 Reading: open_run, list_runs, Run
 Modules: rank_metrics, null_model, spectrum, leading, figures, report, advice
 """
@@ -25,16 +26,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inrank_monitor.attaching import attach
+    from inrank_monitor.integrations.transformers import TrackerCallback
     from inrank_monitor.matrices import LowRankUpdate, find_matrices
     from inrank_monitor.run import Run, list_runs, open_run
     from inrank_monitor.tracker import SpectrumTracker
 
 __version__ = "0.1.0"
-__all__ = ["LowRankUpdate", "Run", "SpectrumTracker", "attach", "find_matrices", "list_runs", "open_run"]
+__all__ = [
+    "LowRankUpdate",
+    "Run",
+    "SpectrumTracker",
+    "TrackerCallback",
+    "attach",
+    "find_matrices",
+    "list_runs",
+    "open_run",
+]
 # Imported when asked for: watching needs torch and no pandas, reading pandas and no torch.
 _PLACES = {
     **dict.fromkeys(("LowRankUpdate", "find_matrices"), "matrices"),
     "SpectrumTracker": "tracker",
+    "TrackerCallback": "integrations.transformers",
     "attach": "attaching",
     **dict.fromkeys(("Run", "list_runs", "open_run"), "run"),
 }

@@ -179,7 +179,8 @@ def _named_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, list
         for attribute, parametrization in (getattr(module, "parametrizations", None) or {}).items():
             if parameters := list(parametrization.parameters()):
                 yield f"{dot}{attribute}", module, attribute, parameters
-        own = {factor.untyped_storage().data_ptr() for factor in factors}  # a factor may be a part of its parameter
+        shown = module.used_factors() if factors and hasattr(module, "used_factors") else factors  # without a scale
+        own = {factor.untyped_storage().data_ptr() for factor in shown}  # a factor may be a part of its parameter
         for attribute, parameter in module.named_parameters(recurse=False):
             if not factors or parameter.untyped_storage().data_ptr() not in own:
                 yield f"{dot}{attribute}", module, attribute, [parameter]

@@ -10,10 +10,18 @@ from inrank_monitor.figures import rank_evolution, representative
 from inrank_monitor.figures.tables import column_title
 from inrank_monitor.matrix_groups import matrix_groups
 from views.choices import URL, choose_matrices, log_steps_switch
-from views.page import Page, caption, show_figure
+from views.page import Page, caption, explain, show_figure
 
 MOST_LINES = 120
 _COLUMNS = ("running_rank", "intrinsic_rank", "layer_rank", "stable_rank", "effective_rank", "relative_norm")
+_LAYER_LOOK = (
+    "The rank that each low-rank layer trains with, a triangle where it was made to grow. Dashed: the rank at which "
+    "the same rule comes to rest on noise (the null rank)."
+)
+_LAYER_CONCLUSION = (
+    "A line that ends far below its dashes was stopped by what the layer learns; one that reaches them would have "
+    "grown as far untrained."
+)
 _GROUPS = {"kind": "role", "block": "block", "matrix": None}
 
 
@@ -28,7 +36,7 @@ class Choice(NamedTuple):
 
 def choose(page: Page) -> Choice:
     """Quantity, colours, filters."""
-    caption("rank_evolution")
+    lines = st.container()
     matrices = choose_matrices(page.state)
     left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
     with left:
@@ -37,6 +45,11 @@ def choose(page: Page) -> Choice:
         group = st.radio("Colour by", list(_GROUPS), horizontal=True, key="group", **URL)
     with right:
         log_steps = log_steps_switch()
+    with lines:
+        if column == "layer_rank":
+            explain(_LAYER_LOOK, _LAYER_CONCLUSION)
+        else:
+            caption("rank_evolution")
     return Choice(column, group, matrices, log_steps)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,11 +83,12 @@ class Tokens:
         return self.validation[:end].view(-1, context), self.validation[1 : end + 1].view(-1, context)
 
 
-def read_text(path: str | None) -> Text:
+def read_text(path: str | None, limit: int | None = MAX_TEXT_BYTES) -> Text:
     """The text of a UTF-8 file, or the default text.
 
     Args:
-        path: of the file; at most its first `MAX_TEXT_BYTES` are read. None for the default.
+        path: of the file; None for the default text.
+        limit: bytes of the file that are read at most; None for all.
 
     Raises:
         DemoError: it cannot be read, or is not text, or has nothing in it.
@@ -95,13 +97,13 @@ def read_text(path: str | None) -> Text:
         return Text("pydoc_data.topics (Python's own help texts)", _standard_library_text())
     try:
         with Path(path).open("rb") as file:
-            raw = file.read(MAX_TEXT_BYTES + 1)
+            raw = file.read(-1 if limit is None else limit + 1)
     except OSError as error:
         raise DemoError(f"--text must name a readable file, got {path!r}: {error.strerror}") from None
-    shortened = len(raw) > MAX_TEXT_BYTES
+    shortened = limit is not None and len(raw) > limit
     try:
         # A decoder that is told of more to come does not stumble over a character cut in two.
-        content = codecs.getincrementaldecoder("utf-8-sig")().decode(raw[:MAX_TEXT_BYTES], final=not shortened)
+        content = codecs.getincrementaldecoder("utf-8-sig")().decode(raw[:limit], final=not shortened)
     except UnicodeDecodeError as error:
         raise DemoError(
             f"--text must be a UTF-8 text file, got {path!r}: {error.reason} at byte {error.start}"
@@ -135,7 +137,7 @@ def tokenize(text: Text, vocabulary: int, context: int, saved: str | None = None
     from tokenizers import Tokenizer
 
     parts = text.split()
-    tokenizer = Tokenizer.from_str(saved) if saved else _train_tokenizer(parts[0], vocabulary)
+    tokenizer = Tokenizer.from_str(saved) if saved else train_tokenizer([parts[0]], vocabulary)
     import torch
 
     train, validation = (torch.tensor(tokenizer.encode(part).ids, dtype=torch.int64) for part in parts)
@@ -147,7 +149,8 @@ def tokenize(text: Text, vocabulary: int, context: int, saved: str | None = None
     return Tokens(train, validation, tokenizer.get_vocab_size(), tokenizer.to_str())
 
 
-def _train_tokenizer(text: str, vocabulary: int) -> Any:
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+    """A byte-level BPE of at most `vocabulary` tokens, trained on the texts: a `tokenizers.Tokenizer`."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -158,5 +161,5 @@ def _train_tokenizer(text: str, vocabulary: int) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([text], trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer

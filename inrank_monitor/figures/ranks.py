@@ -22,6 +22,7 @@ from inrank_monitor.figures.tables import (
 )
 
 MOST_CELLS = 200_000
+LAYER_COLUMNS = ("layer_rank", "capacity")
 
 
 def rank_evolution(
@@ -57,6 +58,10 @@ def rank_evolution(
     check_column(measurements, column)
     names = matrix_names(measurements, matrices)
     tables = by_matrix(measurements, names)
+    if column in LAYER_COLUMNS:  # dense matrices have none: no line, no legend entry, no null rank
+        tables = {name: rows for name, rows in tables.items() if np.isfinite(numbers(rows[column])).any()}
+        if not tables:
+            return empty_figure("no low-rank layer among these matrices")
     if not any(np.isfinite(numbers(rows[column])).any() for rows in tables.values()):
         return empty_figure("no finite measurement yet")
     figure = new_figure("", "step", column_title(column))

@@ -1,0 +1,138 @@
+"""The command `inrank`. Bad input gives one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from inrank import train_options
+from inrank.train_options import OptionError
+from inrank_monitor import __version__
+from inrank_monitor.demo.text import DemoError
+
+
+class _Parser(argparse.ArgumentParser):
+    """One clear line for a wrong command line, in place of the whole usage."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 1 a training failed, 2 bad input, 130 interrupted."""
+    options = _build_parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (OptionError, DemoError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        if os.environ.get("RANK", "0") == "0":  # under torchrun once is enough
+            print(f"inrank {options.command}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        name = (error.name or "").split(".")[0]
+        known = name in ("transformers", "tokenizers", "accelerate")
+        extra = "'inrank-monitor[gpt2]'" if known else name
+        print(f"inrank {options.command}: {name} is not installed: pip install {extra}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `inrank compare runs | head`
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="inrank",
+        description="Train GPT-2 with a rank that grows when the spectrum of its update asks for it, and compare.",
+        epilog="examples:\n"
+        "  inrank train                       all five methods on a small GPT-2, about four minutes on two cores\n"
+        "  inrank compare runs/gpt2           the table again\n"
+        "  inrank params --size small --rank 254",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"inrank {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, *examples: str) -> _Parser:
+        added: _Parser = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    train_options.add_arguments(
+        command(
+            "train",
+            _train,
+            "train GPT-2 by one method or several, each in a process of its own, and compare them",
+            "inrank train",
+            "inrank train --size 4x256 --text train.txt --test-text test.txt --seed 0 1 2 --output runs/mine",
+            "inrank train --output runs/mine --resume",
+            "torchrun --nproc-per-node 8 -m inrank train --size small --method inrank-efficient --text wikitext-103",
+        )
+    )
+    compare = command(
+        "compare",
+        _compare,
+        "a table of finished trainings, with the spread over seeds",
+        "inrank compare runs/gpt2",
+        "inrank compare runs/first runs/second --csv table.csv",
+    )
+    compare.add_argument("directories", metavar="DIRECTORY", nargs="+", help="with trainings in it or below it")
+    compare.add_argument("--csv", metavar="FILE", help="write the table as CSV: exact numbers, seconds, bytes")
+    params = command(
+        "params",
+        _params,
+        "how many parameters a GPT-2 has at a rank; nothing is allocated",
+        "inrank params --size small --rank 254",
+    )
+    params.add_argument("--size", default="small", help="small, medium, large or LAYERSxWIDTH (default: small)")
+    params.add_argument("--rank", type=int, metavar="N", help="of every MLP matrix (default: dense)")
+    params.add_argument("--vocabulary", type=int, default=50257, metavar="N", help="default: 50257")
+    params.add_argument("--context", type=int, default=1024, metavar="N", help="default: 1024")
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    from inrank.launch import launch
+
+    return launch(vars(options))
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from inrank.results import compare, find_results
+    from inrank.results_table import table_csv, table_text
+
+    comparison = compare(find_results(options.directories))
+    print(table_text(comparison))
+    if options.csv:
+        Path(options.csv).write_text(table_csv(comparison), encoding="utf-8")
+        print(f"wrote {options.csv}")
+    return 0
+
+
+def _params(options: argparse.Namespace) -> int:
+    from inrank.gpt2 import parameter_count
+    from inrank.results_table import size
+
+    try:
+        sizes = {"vocabulary": options.vocabulary, "context": options.context}
+        count, full = (parameter_count(options.size, rank, **sizes) for rank in (options.rank, None))
+    except ValueError as error:
+        raise OptionError(f"--{error}") from None
+    what = "dense" if options.rank is None else f"with every MLP matrix at rank {options.rank}"
+    share = "" if options.rank is None else f" ({count / full:.1%} of the dense {full:,})"
+    print(f"GPT-2 {options.size}, {what}: {count:,} parameters{share}")
+    print(f"model size: {size(2 * count)} in 16 bits, {size(4 * count)} in 32 bits")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
