@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,9 @@ from inrank.gain import Gain, check_gain, matching_gain
 from inrank.layers import InRankLinear
 from inrank.model_layers import check_whole, growing_layers_of, layers_of, note_ranks
 from inrank.optimizer_state import check_holds, plain_optimizer, replace_parameters
+
+if TYPE_CHECKING:
+    from inrank_monitor.tracker import SpectrumTracker
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def factorize(
     *,
     ranks: int | Mapping[str, int] | None = None,
     gain: Gain = "match",
+    tracker: SpectrumTracker | None = None,
     loss: Callable[[], float | Tensor] | None = None,
 ) -> Factorization:
     """Replace W0 + U V by its best approximation U* V* of rank r in every layer, in place; W0 and buffer are gone.
@@ -82,6 +87,7 @@ def factorize(
         optimizer: the one that trains it, if training goes on.
         ranks: instead of the layers' own: one for all, or by layer name.
         gain: κ of W = κ U* V*, as for `convert`; 1 is the paper's.
+        tracker: gets an event; from here on it measures W itself, since there is no W0 left to take away.
         loss: measured just before and just after, without gradients, for the report.
 
     Raises:
@@ -111,11 +117,16 @@ def factorize(
         Factorized(name, (layer.rows, layer.cols), chosen[name], truncated[name].energy_kept)
         for name, layer in layers.items()
     )
-    return Factorization(rows, before, _measure(loss))
+    report = Factorization(rows, before, _measure(loss))
+    if tracker is not None:
+        tracker.event("factorized", None, str(report))
+    return report
 
 
 def _rank_of(name: str, layer: InRankLinear, ranks: int | Mapping[str, int] | None) -> int:
-    rank = ranks.get(name, layer.rank) if isinstance(ranks, Mapping) else layer.rank if ranks is None else ranks
+    rank = ranks.get(name) if isinstance(ranks, Mapping) else ranks
+    if rank is None:
+        rank = layer.current_rank(name)
     most = min(layer.rows, layer.cols)
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most:
         raise ValueError(f"rank must be in 1..{most} for {name!r} ({layer.rows}×{layer.cols}), got {rank!r}")

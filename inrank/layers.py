@@ -195,6 +195,19 @@ class InRankLinear(FactoredLayer):
         """Rank in use, the buffer rank not counted."""
         return self._rank
 
+    def current_rank(self, name: str) -> int:
+        """The rank, unless this is a copy that does not know it: an averaged model takes over parameters only.
+
+        Raises:
+            ValueError: the layer that this is a copy of has grown since; `name` is named.
+        """
+        if self._columns.used > self.used:
+            raise ValueError(
+                f"{name!r} is a copy made at rank {self._rank} of a layer that has grown since: give its rank, "
+                "as in ranks=controller.ranks"
+            )
+        return self._rank
+
     @property
     def used(self) -> int:
         """Columns that are trained: rank + buffer rank, as far as there is room."""

@@ -129,6 +129,7 @@ def _watch(training: Training) -> TrackerCallback:
         threshold=settings.threshold,
         buffer_rank=settings.buffer_rank,
         definition=settings.rule_definition,
+        resume=0,  # a training that was interrupted before its first checkpoint begins anew
     )
 
 
@@ -156,7 +157,7 @@ def _factorize_checkpoint(training: Training) -> None:
     load_weights(model, source)
     trainer = make_trainer(model, arguments, training.corpus, settings, [])  # it groups the optimizer's parameters
     optimizer = trainer.create_optimizer()
-    optimizer.load_state_dict(torch.load(source / "optimizer.pt", map_location=arguments.device, weights_only=True))
+    optimizer.load_state_dict(torch.load(source / "optimizer.pt", map_location="cpu", weights_only=True))
     windows = training.corpus.test_windows(settings.context, _LOSS_WINDOWS)
     measuring = 0.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def converted(
     """Linear layers of these sizes with tanh between, all converted; U V is not zero. Layers `0`, `2`, ..."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
-    for inner, outer in zip(sizes, sizes[1:], strict=False):
+    for inner, outer in pairwise(sizes):
         layers += [nn.Linear(inner, outer), nn.Tanh()]
     model = nn.Sequential(*layers[:-1]).to(dtype)
     convert(model, "*", initial_rank=rank, buffer_rank=buffer_rank, **options)

@@ -60,9 +60,18 @@ def test_blocks_compiled_one_by_one_share_their_code_whatever_their_ranks() -> N
     model = converted(layers=4)
     for block in model.transformer.h:
         block.compile(backend="eager")
-    train_beside_eager(Run(rule=of_depth, model=model), Run(rule=of_depth, model=converted(layers=4)))
+    run, eager = Run(rule=of_depth, model=model), Run(rule=of_depth, model=converted(layers=4))
+    train_beside_eager(run, eager)
     assert len({layer.rank for layer in layers_of(model).values()}) >= 3
     assert 1 <= compilations() <= 4
+    for training in (run, eager):
+        inrank.factorize(training.model, training.optimizer)  # another shape and another gain for each layer
+        for step in range(3):
+            training.loss(step).backward()
+            training.optimizer.step()
+            training.optimizer.zero_grad()
+    torch.testing.assert_close(run.losses[-3:], eager.losses[-3:], rtol=1e-4, atol=1e-4)
+    assert compilations() <= 8
 
 
 def test_a_rule_that_needs_the_gradient_compiles_twice_with_and_without_it() -> None:

@@ -66,7 +66,7 @@ def test_spectra_are_those_of_the_factors_and_the_dense_product_is_never_formed(
 
     def look(model: Any) -> None:
         for name, layer in layers_of(model).items():
-            product = layer.U.detach().double() @ layer.V.detach().double()
+            product = layer.gain * layer.U.detach().double() @ layer.V.detach().double()
             expected[name].append(torch.linalg.svdvals(product).numpy())
 
     def formed(self: FactoredLayer) -> None:
@@ -160,7 +160,7 @@ def test_after_a_factorization_the_layers_are_measured_on(tmp_path: Path) -> Non
         inrank.factorize(model, optimizer, ranks=4)
         steps_of(model, optimizer, controller, tracker, last=8)
         layer = model.get_submodule(NAMES[0])
-        expected = torch.linalg.svdvals((layer.U @ layer.V).detach().double()).numpy()
+        expected = torch.linalg.svdvals(layer.gain * (layer.U @ layer.V).detach().double()).numpy()
     run = open_run(tmp_path / "run")
     assert set(run.events["kind"]) == {"rank_grown"}
     rows = run.measurements[run.measurements["matrix"] == NAMES[0]]

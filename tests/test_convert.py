@@ -283,7 +283,7 @@ def test_converting_twice_is_refused() -> None:
         convert(model)
     assert len(convert(model, "*.h.0.mlp.*")) == 2  # the others still may be
     inrank.factorize(model)
-    with untouched(model), pytest.raises(ValueError, match="'transformer.h.0.mlp.c_fc', which is converted already"):
+    with untouched(model), pytest.raises(ValueError, match=r"'transformer.h.0.mlp.c_fc', which is converted already"):
         convert(model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -227,14 +228,14 @@ def test_ranks_out_of_range_change_nothing(ranks: Any, message: str) -> None:
 
 def test_factorizing_before_converting_or_twice_is_refused() -> None:
     model = nn.Sequential(nn.Linear(3, 4))
-    with untouched(model), pytest.raises(ValueError, match="no InRankLinear layer to factorize: call inrank.convert"):
+    with untouched(model), pytest.raises(ValueError, match=r"no InRankLinear layer to factorize: call inrank.convert"):
         factorize(model)
     model, optimizer = trained()
     factorize(model, optimizer)
     with untouched(model, optimizer), pytest.raises(ValueError, match="it is factorized already"):
         factorize(model, optimizer)
     merge(model)
-    with untouched(model), pytest.raises(ValueError, match="call inrank.convert first"):
+    with untouched(model), pytest.raises(ValueError, match=r"call inrank.convert first"):
         factorize(model)
 
 
@@ -246,7 +247,7 @@ def test_an_optimizer_of_other_parameters_changes_nothing() -> None:
     partly = SGD([value for name, value in model.named_parameters() if name != "2.V"])
     with untouched(model, partly), pytest.raises(ValueError, match=r"optimizer does not hold '2\.V'"):
         factorize(model, partly)
-    with untouched(model), pytest.raises(TypeError, match="optimizer must be a torch.optim.Optimizer, got dict"):
+    with untouched(model), pytest.raises(TypeError, match=r"optimizer must be a torch.optim.Optimizer, got dict"):
         factorize(model, {})  # type: ignore[arg-type]
 
 
@@ -279,7 +280,7 @@ class _Parallel(nn.parallel.DistributedDataParallel):
 
 def test_a_model_in_ddp_is_refused() -> None:
     model, optimizer = trained()
-    with untouched(model, optimizer), pytest.raises(ValueError, match="factorize model.module and wrap it anew"):
+    with untouched(model, optimizer), pytest.raises(ValueError, match=r"factorize model.module and wrap it anew"):
         factorize(_Parallel(model), optimizer)
     factorize(_Parallel(model).module, optimizer)
     assert type(model[0]) is LowRankLinear
@@ -301,3 +302,15 @@ def test_only_what_still_grows_is_factorized() -> None:
     assert [layer.name for layer in report.layers] == [f"transformer.h.1.mlp.{name}" for name in ("c_fc", "c_proj")]
     assert torch.equal(model.transformer.h[0].mlp.c_fc.weight, weight)
     assert not any(isinstance(module, InRankLinear) for module in model.modules())
+
+
+def test_an_averaged_copy_that_has_not_seen_its_layer_grow_is_refused_without_ranks() -> None:
+    model = nn.Sequential(nn.Linear(16, 12))
+    convert(model, "0", buffer_rank=2)
+    copied = copy.deepcopy(model)
+    layer: Any = model[0]
+    layer.grow(5, None, torch.randn(3, 16))
+    with pytest.raises(ValueError, match=r"'0' is a copy made at rank 2 of a layer that has grown since"):
+        factorize(copied)
+    assert factorize(copied, ranks={"0": layer.rank}).layers[0].rank == 5
+    assert factorize(model).layers[0].rank == 5

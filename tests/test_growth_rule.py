@@ -111,7 +111,7 @@ def test_nothing_and_nan_ask_for_nothing(definition: Any) -> None:
 
 
 def test_a_flat_spectrum_is_explained_by_the_paper_only_once_zeros_are_out_of_sight() -> None:
-    """Equal values have no variance: g = 1. With zeros in the window they have one, and the rank grows to cover them."""
+    """Equal values have no variance: g = 1. With zeros in the window they have some, and the rank grows over them."""
     full = np.full(SIZE, 0.3)
     assert ExplainedRatio(0.9)(observation(full, rank=2)) == 2
     some = np.concatenate([np.full(12, 0.3)])

@@ -173,7 +173,7 @@ def test_a_scale_out_of_range_is_named(scale: Any) -> None:
 
 def test_a_model_without_w0_or_not_converted_is_refused() -> None:
     model: nn.Module = nn.Sequential(nn.Linear(3, 4))
-    with untouched(model), pytest.raises(ValueError, match="no InRankLinear layer: call inrank.convert first"):
+    with untouched(model), pytest.raises(ValueError, match=r"no InRankLinear layer: call inrank.convert first"):
         initialize_from_gradient(model, lambda: None)
     model = converted(14, 9, initialization="kaiming")
     with untouched(model), pytest.raises(ValueError, match=r"'0' has no W0 \(initialization='kaiming'\)"):

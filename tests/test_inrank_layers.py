@@ -312,5 +312,5 @@ def test_state_dicts_of_other_models_are_refused() -> None:
         with pytest.raises(RuntimeError, match=message) if "key" not in message else nullcontext():
             model.load_state_dict(source.state_dict(), strict=False)
     without = {name: value for name, value in converted(14, 9).state_dict().items() if name != "0.weight"}
-    with pytest.raises(RuntimeError, match="Missing key.*0.weight"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*0.weight"):
         converted(14, 9).load_state_dict(without)

@@ -603,7 +603,7 @@ def test_interrupt_ends_the_training_and_says_how_to_go_on(whom: str, text: Path
 
 
 @pytest.mark.slow
-def test_two_processes_train_together_with_equal_ranks(text: Path, tmp_path: Path) -> None:
+def test_two_processes_train_together_and_come_to_the_same_each_time(text: Path, tmp_path: Path) -> None:
     outputs = [tmp_path / "whole", tmp_path / "cut"]
     for output in outputs:
         done = subprocess.run(

@@ -39,7 +39,7 @@ def gradients(count: int) -> Tensor:
 
 
 def experiment(make: Any, start: int, fresh: bool, **options: Any) -> tuple[Tensor, Tensor]:
-    """The fresh columns' updates in learning rates, decoupled weight decay taken out: (steps, columns). And U at the end.
+    """The fresh columns' updates in learning rates, decoupled decay taken out: (steps, columns); U and V at the end.
 
     A layer whose optimizer has done `start` steps before the columns are born; the gradients are laid into U and V.
     """
@@ -139,7 +139,7 @@ def test_the_state_travels_through_json() -> None:
 
 
 def scaled(scale: float | None, skip: int | None = None, partly: bool = False, **options: Any) -> nn.Module:
-    """Training with a growth after 60 steps; at step `skip` the gradients overflow, all or one of them."""
+    """Training with a growth at step 1000 of Adam's counter, after 60 real ones; at step `skip` the gradients overflow, all or one of them."""
     model = converted(8, 6, rank=1, max_rank=4, dtype=torch.float32)
     optimizer = AdamW(model.parameters(), lr=LR, **options)
     watcher = FreshColumns(optimizer, {"0": model[0]})
@@ -148,11 +148,14 @@ def scaled(scale: float | None, skip: int | None = None, partly: bool = False, *
     while step < 120:
         if step == 60 and model[0].rank == 1:
             watcher.born("0", grow(model[0], 4)[0])
+            for state in optimizer.state.values():
+                state["step"].fill_(1000)
         inputs = torch.randn(16, 8, generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         scaler.scale((model(inputs) - 1).square().mean()).backward()
         if step == skip:
             for value in (model[0].U, model[0].V):
+                value.grad *= 100  # what a trace would be made of
                 value.grad[0 if partly else slice(None)] *= float("inf")
         before = model[0].U.detach().clone()
         scaler.step(optimizer)
@@ -254,5 +257,5 @@ def test_the_optimizer_inside_wrappers_is_found() -> None:
 
     optimizer = SGD([nn.Parameter(torch.ones(2))])
     assert plain_optimizer(Wrapper(Wrapper(optimizer))) is optimizer  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="optimizer must be a torch.optim.Optimizer, got list"):
+    with pytest.raises(TypeError, match=r"optimizer must be a torch.optim.Optimizer, got list"):
         plain_optimizer(Wrapper([]))  # type: ignore[arg-type]

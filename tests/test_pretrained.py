@@ -127,7 +127,7 @@ def test_the_ordinary_loader_fails_loudly(kind: str, tmp_path: Path) -> None:
 
     MODELS[kind]().save_pretrained(tmp_path)
     for loader in (GPT2LMHeadModel, AutoModelForCausalLM):
-        with pytest.raises(RuntimeError, match="(?i)mismatch"):
+        with pytest.raises(RuntimeError, match=r"(?i)mismatch"):
             loader.from_pretrained(tmp_path)
 
 
@@ -228,21 +228,21 @@ def test_the_weights_alone_load_into_a_model_converted_anew(tmp_path: Path) -> N
 def test_an_unconverted_checkpoint_does_not_load_into_a_converted_model(tmp_path: Path) -> None:
     gpt2(layers=2).save_pretrained(tmp_path)
     model = growing()
-    with pytest.raises(ValueError, match="c_fc.weight is .*: the state dict is of a model that is not converted"):
+    with pytest.raises(ValueError, match=r"c_fc.weight is .*: the state dict is of a model that is not converted"):
         load_weights(model, tmp_path)
-    with pytest.raises(RuntimeError, match="c_proj.weight is .*: the state dict is of a model that is not converted"):
+    with pytest.raises(RuntimeError, match=r"c_proj.weight is .*: the state dict is of a model that is not converted"):
         model.load_state_dict(gpt2(layers=2).state_dict())
-    with pytest.raises(RuntimeError, match="size mismatch for transformer.h.0.mlp.c_fc.weight"):
+    with pytest.raises(RuntimeError, match=r"size mismatch for transformer.h.0.mlp.c_fc.weight"):
         gpt2(layers=2).load_state_dict(model.state_dict())
 
 
 def test_layers_that_a_model_does_not_have_are_named() -> None:
     layers = describe_layers(growing())
     model = gpt2(layers=1)
-    with pytest.raises(ValueError, match="'transformer.h.1.mlp.c_fc' matches no"):
+    with pytest.raises(ValueError, match=r"'transformer.h.1.mlp.c_fc' matches no"):
         restore_layers(model, layers)
     narrow = gpt2(layers=2, n_embd=4)
-    with pytest.raises(ValueError, match="must be in .* for 'transformer.h.0.mlp.c_fc'"):
+    with pytest.raises(ValueError, match=r"must be in .* for 'transformer.h.0.mlp.c_fc'"):
         restore_layers(narrow, layers)
 
 
@@ -253,6 +253,7 @@ def test_a_factorized_layer_above_break_even_is_restored() -> None:
     again = gpt2(seed=3)
     restore_layers(again, describe_layers(model))
     assert [type(layer) for layer in layers_of(again).values()] == [LowRankLinear] * 2
+    assert again.config.inrank == model.config.inrank
     again.load_state_dict(model.state_dict())
     assert_same_state(state_of(again), state_of(model))
 

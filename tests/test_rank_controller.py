@@ -174,7 +174,7 @@ def test_a_rule_that_returns_no_rank_is_named(answer: Any) -> None:
     model, optimizer, controller = started(rule=lambda seen: answer)
     with (
         untouched(model, optimizer),
-        pytest.raises(TypeError, match="the rule must return an integer rank, got .* for '0'"),
+        pytest.raises(TypeError, match=r"the rule must return an integer rank, got .* for '0'"),
     ):
         controller.check()
 
@@ -242,9 +242,9 @@ def test_a_gradient_rule_sees_the_sum_over_the_steps_before_a_check() -> None:
     layer, sums = model[0], []
     optimizer = SGD(model.parameters(), lr=0.1, weight_decay=0.1)
     frozen = layer.initial_weight.clone()
-    controller = RankController(model, optimizer, every=5, rule=rule, gradient_steps=3).attach()
-    optimizer.register_step_pre_hook(lambda *_: held.append(layer.initial_weight.grad))
+    RankController(model, optimizer, every=5, rule=rule, gradient_steps=3).attach()
     held: list[Any] = []
+    optimizer.register_step_pre_hook(lambda *_: held.append(layer.initial_weight.grad))
     for step in range(10):
         inputs = torch.randn(16, 14, generator=torch.Generator().manual_seed(step)).double()
         weight = layer.weight.detach().requires_grad_(True)
@@ -267,19 +267,42 @@ def test_a_gradient_rule_sees_the_sum_over_the_steps_before_a_check() -> None:
 
 
 def test_without_a_gradient_a_gradient_rule_is_not_asked() -> None:
-    model, optimizer, controller = started(rule=where_the_gradient_points, every=5, gradient_steps=2)
-    assert controller.check() == []
-    train(model[2:], SGD(model[2:].parameters(), lr=0.1), 1)  # reaches one of the two layers only
-    model, optimizer, controller = started(rule=where_the_gradient_points, every=1)
-    model[2](torch.ones(3, 20)).sum().backward()
-    assert {growth.name for growth in controller.check()} <= {"2"}
+    asked: list[str] = []
+
+    @needs_gradient
+    def rule(seen: Observation) -> int:
+        asked.append(seen.name)
+        return seen.rank + 1
+
+    model, _, controller = started(rule=rule, every=5, gradient_steps=2)
+    assert controller.check() == []  # before its time
+    model, _, controller = started(rule=rule, every=1)
+    model[2](torch.randn(3, 20)).sum().backward()  # reaches one of the two layers
+    assert [growth.name for growth in controller.check()] == ["2"]
+    assert asked == ["2"]
+
+
+def aged(rule: Any) -> tuple[nn.Sequential, AdamW, RankController]:
+    """As `started`, at step 1000 of Adam's counter: fresh columns would jump if their birth were forgotten."""
+    model, optimizer, controller = started(rule=rule, every=5, gradient_steps=4)
+    train(model, optimizer, 1, first=99)
+    for state in optimizer.state.values():
+        state["step"].fill_(1000)
+    return model, optimizer, controller
 
 
 def interrupted(kind: str, steps: int, at: int | None, through: str = "torch") -> tuple[Any, ...]:
     """Everything after `steps` steps; with `at`, through saved states and new objects at that step."""
-    rule = where_the_gradient_points if kind == "gradient" else ExplainedRatio(0.95)
-    options = {"rule": rule, "every": 5, "gradient_steps": 4}
-    model, optimizer, controller = started(**options)
+    shown: list[tuple[int, str, float]] = []
+
+    @needs_gradient
+    def with_gradient(seen: Observation) -> int:
+        assert seen.gradient is not None
+        shown.append((seen.step, seen.name, float(seen.gradient.sum())))
+        return where_the_gradient_points(seen)
+
+    rule = with_gradient if kind == "gradient" else ExplainedRatio(0.95)
+    model, optimizer, controller = aged(rule)
     controller.attach()
     first = 0
     if at is not None:
@@ -290,8 +313,7 @@ def interrupted(kind: str, steps: int, at: int | None, through: str = "torch") -
         if through == "json":
             state = json.loads(json.dumps(state))
         torch.save([model.state_dict(), optimizer.state_dict(), state], file)
-        model, optimizer, controller = started(**options)
-        train(model, optimizer, 3, first=99)  # what was there before does not matter
+        model, optimizer, controller = aged(rule)
         file.seek(0)
         states = torch.load(file, weights_only=True)
         model.load_state_dict(states[0])
@@ -301,7 +323,7 @@ def interrupted(kind: str, steps: int, at: int | None, through: str = "torch") -
     train(model, optimizer, steps - first, first=first)
     state = optimizer.state_dict()["state"]
     moments = {f"{place}.{name}": value for place, entry in state.items() for name, value in entry.items()}
-    return state_of(model), moments, controller.history, controller.ranks, controller.step_count
+    return state_of(model), moments, controller.history, controller.ranks, controller.step_count, shown
 
 
 @pytest.mark.parametrize(("kind", "through"), [("default", "torch"), ("default", "json"), ("gradient", "torch")])
@@ -313,6 +335,7 @@ def test_resumed_is_as_if_never_interrupted(kind: str, through: str, at: int) ->
     assert_same_state(parts[0], whole[0])
     assert_same_state(parts[1], whole[1])
     assert parts[2:] == whole[2:]
+    assert bool(whole[5]) == (kind == "gradient")
 
 
 def test_history_is_plain_growths_again_after_resuming() -> None:
@@ -361,7 +384,7 @@ def test_options_out_of_range_are_named_before_anything_changes(options: dict[st
 
 def test_a_model_or_an_optimizer_that_does_not_fit_is_refused_before_anything_changes() -> None:
     plain = nn.Sequential(nn.Linear(3, 4))
-    with pytest.raises(ValueError, match="no InRankLinear layer: call inrank.convert first"):
+    with pytest.raises(ValueError, match=r"no InRankLinear layer: call inrank.convert first"):
         RankController(plain, SGD(plain.parameters()))
     made_before = SGD(plain.parameters())
     convert(plain, "0", initial_rank=1)
@@ -374,7 +397,7 @@ def test_a_model_or_an_optimizer_that_does_not_fit_is_refused_before_anything_ch
     optimizer = SGD(kaiming.parameters())
     with untouched(kaiming, optimizer), pytest.raises(ValueError, match="rule needs the gradient of W0: '0' has none"):
         RankController(kaiming, optimizer, rule=where_the_gradient_points)
-    with pytest.raises(TypeError, match="optimizer must be a torch.optim.Optimizer, got list"):
+    with pytest.raises(TypeError, match=r"optimizer must be a torch.optim.Optimizer, got list"):
         RankController(kaiming, [])  # type: ignore[arg-type]
     factorize(kaiming, optimizer)
     with untouched(kaiming, optimizer), pytest.raises(ValueError, match="no InRankLinear layer"):
