@@ -267,7 +267,9 @@ class InRankLinear(FactoredLayer):
         return [self._rank, self.buffer_rank, self.max_rank, self._columns.used, self.gain]
 
     def _take_rank(self, entry: list[float]) -> None:
-        self._rank, self.buffer_rank, self.max_rank, used = (int(value) for value in entry[:4])
+        rank, self.buffer_rank, self.max_rank, used = (int(value) for value in entry[:4])
+        # An averaged copy saves all columns and the rank at which it was made; growing from there would overwrite some.
+        self._rank = max(rank, min(used - self.buffer_rank, self.max_rank))
         self._columns.used, self.gain = max(self._columns.used, used), entry[4]
 
 

@@ -195,6 +195,7 @@ def test_a_marked_rule_is_the_same_function() -> None:
         ((0.9, "eq7"), "definition must be one of .*, got 'eq7'"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_a_rule_out_of_range_is_named_when_it_is_made(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ExplainedRatio(*arguments)

@@ -314,3 +314,17 @@ def test_state_dicts_of_other_models_are_refused() -> None:
     without = {name: value for name, value in converted(14, 9).state_dict().items() if name != "0.weight"}
     with pytest.raises(RuntimeError, match=r"Missing key.*0.weight"):
         converted(14, 9).load_state_dict(without)
+
+
+def test_a_state_dict_of_an_averaged_copy_brings_the_rank_that_its_columns_have_grown_to() -> None:
+    model = nn.Sequential(nn.Linear(16, 12))
+    convert(model, "0", buffer_rank=2)
+    average = AveragedModel(model)
+    layer: Any = model[0]
+    layer.grow(5, None, torch.randn(3, 16))
+    average.update_parameters(model)
+    fresh = nn.Sequential(nn.Linear(16, 12))
+    convert(fresh, "0", buffer_rank=2)
+    fresh.load_state_dict(average.module.state_dict())
+    restored: Any = fresh[0]
+    assert (restored.rank, restored.used) == (5, 7)

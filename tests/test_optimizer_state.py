@@ -139,7 +139,10 @@ def test_the_state_travels_through_json() -> None:
 
 
 def scaled(scale: float | None, skip: int | None = None, partly: bool = False, **options: Any) -> nn.Module:
-    """Training with a growth at step 1000 of Adam's counter, after 60 real ones; at step `skip` the gradients overflow, all or one of them."""
+    """Training with a growth at step 1000 of Adam's counter, after 60 real ones.
+
+    At step `skip` the gradients overflow, all of them or a part.
+    """
     model = converted(8, 6, rank=1, max_rank=4, dtype=torch.float32)
     optimizer = AdamW(model.parameters(), lr=LR, **options)
     watcher = FreshColumns(optimizer, {"0": model[0]})
