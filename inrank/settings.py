@@ -179,7 +179,7 @@ def settings_for(options: TrainOptions, method: str, seed: int, corpus: Corpus, 
     accumulate = options.accumulate or (max(1, round(EFFECTIVE_BATCH / (batch * world))) if paper else 1)
     epoch = _steps_an_epoch(corpus, context, batch * world, accumulate)
     steps = options.steps or (
-        500 if options.epochs is None and not paper else math.ceil(epoch * (options.epochs or 100))
+        400 if options.epochs is None and not paper else math.ceil(epoch * (options.epochs or 100))
     )
     phase = options.phase_steps or max(1, min(epoch, steps // 4))
     if phase >= steps and method in TWO_PHASES:

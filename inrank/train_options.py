@@ -119,7 +119,7 @@ class TrainOptions:
         metavar="RANK",
     )
 
-    steps: int | None = _recipe(None, "optimizer steps (default: 500; 100 epochs for small, medium, large)")
+    steps: int | None = _recipe(None, "optimizer steps (default: 400; 100 epochs for small, medium, large)")
     epochs: float | None = _recipe(None, "passes over the text, in place of --steps")
     batch_size: int | None = _recipe(
         None, "sequences that a device takes at once (default: 8; 8, 4, 2 for small, medium, large)"

@@ -25,7 +25,10 @@ _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase
 
 @runtime_checkable
 class LowRankUpdate(Protocol):
-    """A layer that holds its cumulative update in factors, W = W0 + U V, and can show them."""
+    """A layer that holds its cumulative update in factors, W = W0 + U V, and can show them.
+
+    One that scales their product may also have `used_factors()`, which gives parts of its Parameters themselves.
+    """
 
     def update_factors(self) -> tuple[Tensor, Tensor]:
         """U (rows, capacity) and V (capacity, cols)."""
@@ -179,7 +182,7 @@ def _named_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, list
         for attribute, parametrization in (getattr(module, "parametrizations", None) or {}).items():
             if parameters := list(parametrization.parameters()):
                 yield f"{dot}{attribute}", module, attribute, parameters
-        shown = module.used_factors() if factors and hasattr(module, "used_factors") else factors  # without a scale
+        shown = module.used_factors() if factors and hasattr(module, "used_factors") else factors  # the Parameters
         own = {factor.untyped_storage().data_ptr() for factor in shown}  # a factor may be a part of its parameter
         for attribute, parameter in module.named_parameters(recurse=False):
             if not factors or parameter.untyped_storage().data_ptr() not in own:

@@ -355,7 +355,7 @@ def test_directory_that_holds_a_training_is_refused(whole: Path, text: Path, tmp
         (["--device", "abacus"], r"--device must be auto, cpu, cuda or cuda:N"),
         (["--device", "cuda:99"], r"--device must be a device of this machine"),
         (["--device", "cpu", "--precision", "fp16"], r"fp16 needs a CUDA device"),
-        (["--phase-steps", "500"], r"--phase-steps must be below the 500 steps"),
+        (["--phase-steps", "400"], r"--phase-steps must be below the 400 steps"),
         (["--batch-size", "999999"], r"at least 999999 blocks of --context 128 tokens"),
         (["--context", "99999999"], r"blocks of --context 99999999 tokens"),
     ],
