@@ -11,27 +11,27 @@ References:
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from inrank.convert import random_rows
-from inrank.dense_gradient import DenseGradient, outside_spans
+from inrank.dense_gradient import DenseGradient
 from inrank.growth_rule import ExplainedRatio, Observation, Rule
 from inrank.layers import InRankLinear
 from inrank.model_layers import check_whole, growing_layers_of, note_ranks
+from inrank.new_columns import draw_columns
+from inrank.observing import observe
 from inrank.optimizer_state import FreshColumns, check_holds, plain_optimizer
+from inrank.processes import broadcast_integers, process_number
 from inrank_monitor.rank_metrics import Definition
 from inrank_monitor.schedule import Every, Where
-from inrank_monitor.spectrum import SpectrumPool, singular_values, singular_values_of_product
+from inrank_monitor.spectrum import SpectrumPool
 
 if TYPE_CHECKING:
     from inrank_monitor.tracker import SpectrumTracker
@@ -176,14 +176,14 @@ class RankController:
         layers = self._layers
         names = list(layers)
         wanted, ratios = [layers[name].rank for name in names], [float("nan")] * len(names)
-        if _process() == 0:
+        if process_number() == 0:
             seen = list(self._pool.map(lambda name: self._observe(name, gradients.get(name)), names))
             for place, observation in enumerate(seen):
                 if observation is not None:
                     wanted[place] = self._ask(observation)
                     ratios[place] = self._ratio(observation)
         grown = []
-        for name, rank, ratio in zip(names, _broadcast(wanted), ratios, strict=True):
+        for name, rank, ratio in zip(names, broadcast_integers(wanted), ratios, strict=True):
             if rank > layers[name].rank:
                 grown.append(self._grow(name, rank, ratio))
         if grown:
@@ -192,32 +192,12 @@ class RankController:
         return grown
 
     def _observe(self, name: str, gradient: Tensor | None) -> Observation | None:
-        """What the rule is shown; None if the factors or the gradient are not finite, or no backward pass gave one."""
-        layer = self._all_layers[name]
-        if self._needs_gradient and gradient is None:
+        if self._needs_gradient and gradient is None:  # no backward pass gave one
             return None
-        U, V = (factor.detach() for factor in layer.update_factors())
-        values = singular_values_of_product(U, V)
-        whole, outside = None, None
-        if gradient is not None:
-            whole = singular_values(gradient).numpy()
-            outside = singular_values(outside_spans(gradient, U, V)).numpy()
-        spectra = [spectrum for spectrum in (values.numpy(), whole, outside) if spectrum is not None]
-        if not all(np.isfinite(spectrum).all() for spectrum in spectra):
+        seen = observe(name, self._all_layers[name], self.step_count, gradient)
+        if seen is None:
             self._say("non_finite", name, "the factors or the gradient hold NaN or infinity: the rank stays")
-            return None
-        return Observation(
-            name=name,
-            step=self.step_count,
-            rows=layer.rows,
-            cols=layer.cols,
-            rank=layer.rank,
-            buffer_rank=layer.buffer_rank,
-            max_rank=layer.max_rank,
-            singular_values=values.numpy(),
-            gradient=whole,
-            gradient_outside=outside,
-        )
+        return seen
 
     def _ask(self, seen: Observation) -> int:
         answer = self.rule(seen)
@@ -231,15 +211,10 @@ class RankController:
 
     def _grow(self, name: str, rank: int, ratio: float) -> Growth:
         layer = self._all_layers[name]
-        old, used = layer.rank, layer.used
-        count = min(rank + layer.buffer_rank, layer.capacity) - used
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{self._seed} {name} {used}".encode()))
-        new_rows = _like(random_rows(count, layer.cols, generator), layer.V[:used])
-        new_columns = None
-        if layer.initial_weight is None:  # the published code's: at full scale, whatever that does to the output
-            new_columns = _like(torch.randn(layer.rows, count, generator=generator), layer.U[:, :used])
-        first, last = layer.grow(rank, new_columns, new_rows)
-        if last > first:
+        old, first = layer.rank, layer.used
+        new_columns, new_rows = draw_columns(layer, rank, f"{self._seed} {name} {first}")
+        layer.grow(rank, new_columns, new_rows)
+        if layer.used > first:
             self._fresh.born(name, first)
         growth = Growth(self.step_count, name, old, rank, ratio)
         self._say("rank_grown", name, f"rank {old} -> {rank}, explained ratio {ratio:.3f}")
@@ -293,23 +268,3 @@ class RankController:
         self._watch_gradient()
         if self._needs_gradient:
             self._gradient.load_state_dict(state["gradient"])
-
-
-def _like(new: Tensor, present: Tensor) -> Tensor:
-    """The new entries at the root mean square of the present ones, so that new columns are no louder than old ones."""
-    new = new.to(present.device, torch.float32)
-    return new * (present.float().square().mean() / new.square().mean()).sqrt()
-
-
-def _process() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def _broadcast(ranks: list[int]) -> list[int]:
-    """Rank 0's decision, on every process."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return ranks
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    decided = torch.tensor(ranks, device=device)
-    dist.broadcast(decided, 0)
-    return [int(rank) for rank in decided.tolist()]

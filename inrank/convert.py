@@ -7,22 +7,21 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from inrank.factored_layer import FactoredLayer
 from inrank.gain import Gain, check_gain, matching_gain
-from inrank.layers import FactoredLayer, InRankLinear
+from inrank.layers import InRankLinear
 from inrank.model_layers import check_whole, layers_of, note_ranks, replace_module
+from inrank.targets import KINDS, check_layer, choose_layers, kind_of
 from inrank_monitor.matrices import unwrap
 
 Initialization = Literal["zero", "kaiming"]
-KINDS = ("Linear", "Conv1D", "Conv2d")
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,9 @@ def convert(
     """
     _check_options(buffer_rank, initialization, kinds, seed)
     check_gain(gain)
-    chosen = _choose(unwrap(model), targets, kinds)
+    chosen = choose_layers(unwrap(model), targets, kinds)
     for name, module in chosen.items():
-        _check_layer(model, name, module)
+        check_layer(model, name, module)
     plans = [_plan(name, module, initial_rank, max_rank) for name, module in chosen.items()]
     if isinstance(initial_rank, Mapping) and (unknown := set(initial_rank) - set(chosen)):
         raise ValueError(f"initial_rank names {sorted(unknown)[0]!r}, which targets do not match")
@@ -132,59 +131,6 @@ def _check_options(buffer_rank: int, initialization: str, kinds: Sequence[str], 
         raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
 
 
-def _choose(model: nn.Module, targets: str | Sequence[str], kinds: Sequence[str]) -> dict[str, nn.Module]:
-    """The layers that the targets match, in the model's order."""
-    patterns = [targets] if isinstance(targets, str) else list(targets or [])
-    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
-        raise ValueError(f"targets must be a pattern or a list of patterns, got {targets!r}")
-    candidates = {name: module for name, module in model.named_modules() if _kind(module) in kinds}
-    converted = [name for name, module in model.named_modules() if isinstance(module, FactoredLayer)]
-    chosen: set[str] = set()
-    for pattern in patterns:
-        glob = re.compile("".join({"*": ".*", "?": "."}.get(char, re.escape(char)) for char in pattern))
-        matched = {name for name in candidates if glob.fullmatch(name)}
-        if again := [name for name in converted if glob.fullmatch(name)]:
-            raise ValueError(f"targets pattern {pattern!r} matches {again[0]!r}, which is converted already")
-        if not matched:
-            others = [f"{n} ({_described(m)})" for n, m in model.named_modules() if n and glob.fullmatch(n)]
-            near = others or get_close_matches(pattern, list(candidates), n=3, cutoff=0.2) or list(candidates)[:3]
-            what = "It matches" if others else "Layers are named like"
-            raise ValueError(
-                f"targets pattern {pattern!r} matches no {' or '.join(kinds)} layer. {what} {', '.join(near[:3])}"
-            )
-        chosen |= matched
-    return {name: module for name, module in candidates.items() if name in chosen}
-
-
-def _kind(module: nn.Module) -> str:
-    """Class name of an ordinary layer; subclasses of it with another forward are not taken for it."""
-    kind = type(module).__mro__[1 if hasattr(module, "parametrizations") else 0]  # parametrize makes a subclass
-    own = kind.__module__.startswith(("torch.nn.modules", "transformers.pytorch_utils"))
-    return kind.__name__ if own or kind.__name__ not in KINDS else ""
-
-
-def _described(module: nn.Module) -> str:
-    """Its kind, or in full where it only has the name of one."""
-    return _kind(module) or f"{type(module).__module__}.{type(module).__name__}"
-
-
-def _check_layer(model: nn.Module, name: str, module: nn.Module) -> None:
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    if hasattr(module, "parametrizations"):
-        raise ValueError(f"{name!r} is under torch.nn.utils.parametrize: remove that before converting")
-    if not isinstance(module._parameters.get("weight"), nn.Parameter):
-        raise ValueError(f"the weight of {name!r} is not a Parameter: remove weight_norm, prune or the like before")
-    if hasattr(weight, "placements"):
-        raise ValueError(f"{name!r} is sharded (DTensor): convert before fully_shard")
-    if not weight.is_floating_point():
-        raise ValueError(f"the weight of {name!r} has dtype {weight.dtype}: only floating point can be converted")
-    for other, parameter in unwrap(model).named_parameters(remove_duplicate=False):
-        if parameter is weight and other != f"{name}.weight":
-            raise ValueError(f"the weight of {name!r} is tied to {other!r}: converting one would untie them")
-    if isinstance(module, nn.Conv2d) and (module.groups != 1 or module.padding_mode != "zeros"):
-        raise ValueError(f"{name!r} has groups={module.groups}, padding_mode={module.padding_mode!r}: not convertible")
-
-
 def _plan(name: str, module: nn.Module, initial_rank: int | Mapping[str, int], max_rank: int | None) -> Converted:
     rows, cols = matrix_of(module).shape
     size = min(rows, cols)
@@ -226,7 +172,7 @@ def _converted(
         buffer_rank=buffer_rank,
         max_rank=plan.max_rank,
         gain=chosen,
-        origin=_kind(module),
+        origin=kind_of(module),
         convolution=_convolution(module),
     )
 

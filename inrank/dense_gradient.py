@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from functools import partial
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from inrank.layers import InRankLinear
+from inrank.processes import sum_over_processes
 
 
 class DenseGradient:
@@ -64,9 +64,8 @@ class DenseGradient:
     def pop(self) -> dict[str, Float[Tensor, "rows cols"]]:
         """The sums since `open`, by layer name, over all processes of a distributed training; and forget them."""
         sums, self._sums = self._sums, {}
-        if dist.is_available() and dist.is_initialized():
-            for name in sorted(sums):
-                dist.all_reduce(sums[name])
+        for name in sorted(sums):
+            sum_over_processes(sums[name])
         return sums
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -19,6 +18,7 @@ from inrank.gain import Gain, check_gain, matching_gain
 from inrank.layers import InRankLinear
 from inrank.model_layers import check_whole, growing_layers_of, layers_of, note_ranks
 from inrank.optimizer_state import check_holds, plain_optimizer, replace_parameters
+from inrank.processes import broadcast
 
 if TYPE_CHECKING:
     from inrank_monitor.tracker import SpectrumTracker
@@ -152,12 +152,9 @@ def _truncate(name: str, layer: InRankLinear, rank: int, gain: Gain) -> _Truncat
     chosen = matching_gain(layer.rows, layer.cols, total, total) if gain == "match" else float(gain)
     root = (values[:rank] / chosen).sqrt()
     U, V = (left[:, :rank] * root).to(layer.U).contiguous(), (root[:, None] * right[:rank]).to(layer.V).contiguous()
-    if dist.is_available() and dist.is_initialized():
-        exact = torch.tensor(chosen, dtype=torch.float64, device=U.device)
-        for part in (U, V, exact):
-            dist.broadcast(part, 0)
-        chosen = float(exact)
-    return _Truncated(U, V, chosen, float(energy[:rank].sum() / energy.sum()) if total else 1.0)
+    exact = torch.tensor(chosen, dtype=torch.float64, device=U.device)
+    broadcast(U, V, exact)
+    return _Truncated(U, V, float(exact), float(energy[:rank].sum() / energy.sum()) if total else 1.0)
 
 
 def _install(layer: InRankLinear, factors: _Truncated, optimizer: Optimizer | None) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from inrank.layers import FactoredLayer, InRankLinear
+from inrank.factored_layer import FactoredLayer
+from inrank.layers import InRankLinear
 from inrank_monitor.matrices import unwrap
 
 CONFIG_ENTRY = "inrank"

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from inrank.layers import FactoredLayer, InRankLinear
+from inrank.factored_layer import FactoredLayer
+from inrank.layers import InRankLinear
 
 LIMIT = 1.0  # largest update of a young entry, in learning rates (weight decay apart)
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inrank.convert import KINDS, convert
+from inrank.convert import convert
 from inrank.layers import InRankLinear
 from inrank.model_layers import CONFIG_ENTRY, note_ranks
+from inrank.targets import KINDS
 
 
 def from_pretrained(directory: str | Path, model_class: Any = None, **config_changes: Any) -> Any:

@@ -19,6 +19,7 @@ from inrank.gpt2 import TARGETS, build
 from inrank.initialization import initialize_from_gradient
 from inrank.model_layers import CONFIG_ENTRY
 from inrank.pretrained import restore_layers
+from inrank.processes import is_distributed, process_number
 from inrank.settings import Settings, under_torchrun
 from inrank.text import Blocks, Corpus
 
@@ -125,7 +126,7 @@ def _first_backward(model: nn.Module, settings: Settings, corpus: Corpus, device
 
 def is_main_process() -> bool:
     """Whether this is the only process, or the first of a distributed training."""
-    return not _distributed() or dist.get_rank() == 0
+    return process_number() == 0
 
 
 def on_main_process(action: Callable[[], Any]) -> None:
@@ -137,9 +138,5 @@ def on_main_process(action: Callable[[], Any]) -> None:
 
 def wait_for_all() -> None:
     """Until every process of a distributed training is here."""
-    if _distributed():
+    if is_distributed():
         dist.barrier()
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()

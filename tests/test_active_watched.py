@@ -19,7 +19,7 @@ from test_passive import state
 from torch.optim import AdamW
 
 import inrank
-from inrank.layers import FactoredLayer
+from inrank.factored_layer import FactoredLayer
 from inrank_monitor import SpectrumTracker, attach, open_run
 from inrank_monitor.figures import rank_evolution
 from inrank_monitor.figures.tables import column_title

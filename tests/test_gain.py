@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import inrank
+from inrank.factored_layer import FactoredLayer
 from inrank.gain import check_gain, matching_gain
-from inrank.layers import FactoredLayer
 
 ROWS, COLS = 256, 64
 
