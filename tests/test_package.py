@@ -24,6 +24,11 @@ def test_import_takes_nothing_heavy_along() -> None:
     assert loaded("import inrank_monitor; inrank_monitor.attach", HEAVY) == without_us
 
 
+def test_acting_needs_no_transformers_until_a_trainer_is_asked_for() -> None:
+    without_us = loaded("import torch, pyarrow, safetensors, jaxtyping", HEAVY)
+    assert loaded("import inrank; inrank.RankController", HEAVY) == without_us
+
+
 def test_reading_imports_no_torch() -> None:
     assert loaded("import inrank_monitor.run, inrank_monitor.report, inrank_monitor.cli", ("torch",)) == "[]\n"
 

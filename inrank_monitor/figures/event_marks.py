@@ -73,7 +73,13 @@ def mark_events_on_heatmap(figure: go.Figure, events: pd.DataFrame) -> go.Figure
             x=[columns[place] for place in places],
             y=rows["label"].tolist(),
             mode="markers",
-            marker={"symbol": symbol, "size": 8, "color": "white", "line": {"width": 1.2, "color": colour}},
+            # an open symbol has no outline of its own, and would be white on the legend's white
+            marker={
+                "symbol": symbol.removesuffix("-open"),
+                "size": 8,
+                "color": "white",
+                "line": {"width": 1.2, "color": colour},
+            },
             name=plotly_text(words),
             text=_labels(rows, words),
             hovertemplate="%{text}<extra></extra>",
