@@ -20,7 +20,8 @@ def row_text(result: Result) -> str:
 def table_text(comparison: Comparison) -> str:
     """The table for a terminal, with its notes."""
     seeds = any(len(row.results) > 1 for row in comparison.rows)
-    heads = ["method", *_HEADINGS, *(["seeds"] if seeds else []), *comparison.differing]
+    options = [f"--{name.replace('_', '-')}" for name in comparison.differing]
+    heads = ["method", *_HEADINGS, *(["seeds"] if seeds else []), *options]
     lines = [heads, *(_cells(row, comparison.differing, seeds) for row in comparison.rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     aligned = [

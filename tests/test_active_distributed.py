@@ -17,6 +17,7 @@ from active_worker import LATER, SCENARIOS, STEPS, prepared
 from torch.optim import SGD
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo"),
 ]

@@ -585,6 +585,8 @@ def test_interrupt_ends_the_training_and_says_how_to_go_on(whom: str, text: Path
     process = subprocess.Popen(
         command("train", *long, "--text", text, "--output", output, "--method", "inrank"),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, start_new_session=True,
+        # under a shell's background job SIGINT is ignored, which children inherit
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while last_checkpoint(output / "inrank-seed-0/checkpoints") is None:

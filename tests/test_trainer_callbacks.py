@@ -16,7 +16,7 @@ import inrank
 from inrank.gpt2 import build, parse_size
 from inrank_monitor import TrackerCallback, open_run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 STEPS, CONTEXT, VOCABULARY = 12, 8, 40
 

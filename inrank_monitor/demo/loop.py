@@ -161,8 +161,12 @@ def _train_watched(training: Training, tokens: Tokens, options: DemoOptions) -> 
     from inrank_monitor import attach, open_run
 
     resume = (options.directory / RUN_FILE).exists()
-    if resume and training.step == options.steps and open_run(options.directory).status == "finished":
-        return DemoResult(training.step, validation_loss(training, tokens, options))
+    evaluated = False
+    if resume and training.step == options.steps:
+        before = open_run(options.directory)
+        if before.status == "finished":
+            return DemoResult(training.step, validation_loss(training, tokens, options))
+        evaluated = "validation_loss" in set(before.scalars["name"])  # killed between that and the end
     tracker = attach(
         training.model,
         training.optimizer,
@@ -176,7 +180,8 @@ def _train_watched(training: Training, tokens: Tokens, options: DemoOptions) -> 
     with tracker, _Progress(options, training.step, tracker) as progress:
         train(training, tokens, options, tracker, progress)
         loss = validation_loss(training, tokens, options)
-        tracker.log(validation_loss=loss)
+        if not evaluated:
+            tracker.log(validation_loss=loss)
     progress.report()
     return DemoResult(training.step, loss)
 
