@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 import inrank
 from inrank_monitor import attach
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 COMPILER = next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
 STEPS = 22
 
