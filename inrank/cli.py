@@ -5,20 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from inrank import train_options
 from inrank.train_options import OptionError
 from inrank_monitor import __version__
+from inrank_monitor.command_line import Parser, add_command
 from inrank_monitor.demo.text import DemoError
-
-
-class _Parser(argparse.ArgumentParser):
-    """One clear line for a wrong command line, in place of the whole usage."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="inrank",
         description="Train GPT-2 with a rank that grows when the spectrum of its update asks for it, and compare.",
         epilog="examples:\n"
@@ -54,19 +49,9 @@ def _build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"inrank {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, *examples: str) -> _Parser:
-        added: _Parser = commands.add_parser(
-            name,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        added.set_defaults(run=run)
-        return added
-
+    command = partial(add_command, commands)
     train_options.add_arguments(
         command(
             "train",

@@ -29,6 +29,7 @@ from inrank.new_columns import draw_columns
 from inrank.observing import observe
 from inrank.optimizer_state import FreshColumns, check_holds, plain_optimizer
 from inrank.processes import broadcast_integers, process_number
+from inrank_monitor.optimizer_steps import was_skipped
 from inrank_monitor.rank_metrics import Definition
 from inrank_monitor.schedule import Every, Where
 from inrank_monitor.spectrum import SpectrumPool
@@ -135,9 +136,7 @@ class RankController:
         return self
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # A fused optimizer is called also for the steps that a GradScaler skips; asking a GPU would make it wait.
-        skipped = getattr(optimizer, "found_inf", None)
-        if not (isinstance(skipped, Tensor) and skipped.device.type == "cpu" and bool(skipped.any())):
+        if not was_skipped(optimizer):
             self._count()
 
     def step(self) -> None:

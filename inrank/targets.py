@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 
 from torch import Tensor, nn
 
 from inrank.factored_layer import FactoredLayer
-from inrank_monitor.matrices import unwrap
+from inrank_monitor.matrices import glob, unwrap
 
 KINDS = ("Linear", "Conv1D", "Conv2d")
 
@@ -23,12 +22,12 @@ def choose_layers(model: nn.Module, targets: str | Sequence[str], kinds: Sequenc
     converted = [name for name, module in model.named_modules() if isinstance(module, FactoredLayer)]
     chosen: set[str] = set()
     for pattern in patterns:
-        glob = re.compile("".join({"*": ".*", "?": "."}.get(char, re.escape(char)) for char in pattern))
-        matched = {name for name in candidates if glob.fullmatch(name)}
-        if again := [name for name in converted if glob.fullmatch(name)]:
+        wanted = glob(pattern)
+        matched = {name for name in candidates if wanted.fullmatch(name)}
+        if again := [name for name in converted if wanted.fullmatch(name)]:
             raise ValueError(f"targets pattern {pattern!r} matches {again[0]!r}, which is converted already")
         if not matched:
-            others = [f"{n} ({_described(m)})" for n, m in model.named_modules() if n and glob.fullmatch(n)]
+            others = [f"{n} ({_described(m)})" for n, m in model.named_modules() if n and wanted.fullmatch(n)]
             near = others or get_close_matches(pattern, list(candidates), n=3, cutoff=0.2) or list(candidates)[:3]
             what = "It matches" if others else "Layers are named like"
             raise ValueError(

@@ -8,14 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from inrank_monitor import __version__
+from inrank_monitor.command_line import Parser, add_command
 from inrank_monitor.demo import options as demo_options
-
-
-class _Parser(argparse.ArgumentParser):
-    """One clear line for a wrong command line, in place of the whole usage."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +38,7 @@ def _extra(module: str | None) -> str:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="inrank-monitor",
         description="How much of each weight matrix does my training really use?",
         epilog="examples:\n"
@@ -55,18 +49,10 @@ def _build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"inrank-monitor {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, *examples: str) -> _Parser:
-        added: _Parser = commands.add_parser(
-            name,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            epilog="examples:\n" + "\n".join(f"  inrank-monitor {example}" for example in examples),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        added.set_defaults(run=run)
-        return added
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, *examples: str) -> Parser:
+        return add_command(commands, name, run, text, *(f"inrank-monitor {example}" for example in examples))
 
     demo_options.add_arguments(
         command(

@@ -305,7 +305,7 @@ def _as_list(argument: str, patterns: str | Sequence[str] | None) -> list[str] |
     return list(patterns)
 
 
-def _glob(pattern: str) -> re.Pattern[str]:
+def glob(pattern: str) -> re.Pattern[str]:
     """`*` and `?` are wild; brackets are themselves, since they are part of names."""
     return re.compile("".join({"*": ".*", "?": "."}.get(char, re.escape(char)) for char in pattern))
 
@@ -316,9 +316,9 @@ def _select(
     names = [matrix.name for matrix in matrices]
     for argument, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns or []:
-            if not any(_glob(pattern).fullmatch(name) for name in names):
+            if not any(glob(pattern).fullmatch(name) for name in names):
                 raise ValueError(f"{argument} pattern {pattern!r} matches no matrix. {_hint(pattern, names, rows)}")
-    wanted, unwanted = [_glob(pattern) for pattern in include or ["*"]], [_glob(pattern) for pattern in exclude or []]
+    wanted, unwanted = [glob(pattern) for pattern in include or ["*"]], [glob(pattern) for pattern in exclude or []]
     return [
         matrix
         for matrix in matrices
@@ -344,7 +344,7 @@ def _cover(rows: list[CoverageRow], kept: list[Matrix]) -> Coverage:
 
 
 def _hint(pattern: str, names: list[str], rows: list[CoverageRow]) -> str:
-    skipped = [row for row in rows if not row.watched and _glob(pattern).fullmatch(row.parameter)]
+    skipped = [row for row in rows if not row.watched and glob(pattern).fullmatch(row.parameter)]
     if skipped:
         return f"It matches only what is skipped: {skipped[0].parameter}: {skipped[0].note}."
     near = get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]

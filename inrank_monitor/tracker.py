@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from inrank_monitor.initial_weights import no_weights
 from inrank_monitor.matrices import Coverage, Matrix
+from inrank_monitor.optimizer_steps import was_skipped
 from inrank_monitor.recorder import Recorder, ScalarRow, signature
 from inrank_monitor.run_start import StartedRun
 from inrank_monitor.schedule import Schedule
@@ -114,9 +115,7 @@ class SpectrumTracker:
         self._count()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # A fused optimizer is called also for the steps that a GradScaler skips; asking a GPU would make it wait.
-        skipped = getattr(optimizer, "found_inf", None)
-        if not (isinstance(skipped, Tensor) and skipped.device.type == "cpu" and bool(skipped.any())):
+        if not was_skipped(optimizer):
             self._count()
 
     def _count(self) -> None:
