@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 import inrank
-from inrank.memory import peak_memory
+from inrank.gpt2.memory import peak_memory
 
 PROCESSOR_TIME = "--processor-time"
 STEP_LIMIT, CHECK_LIMIT, CADENCE = 1.15, 0.03, 25

@@ -25,7 +25,7 @@ from made_runs import append_steps, make_run  # noqa: E402
 from streamlit.testing.v1 import AppTest  # noqa: E402
 
 from inrank_monitor.launch import RUNS_VARIABLE, app_directory  # noqa: E402
-from inrank_monitor.run_log import RunLog  # noqa: E402
+from inrank_monitor.runs import RunLog  # noqa: E402
 
 VIEWS = (
     "Rank evolution",

@@ -19,9 +19,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from inrank_monitor.estimated import estimated_spectrum
-from inrank_monitor.leading import LeadingSubspace, leading_singular_values
-from inrank_monitor.spectrum import singular_values
+from inrank_monitor.spectra import LeadingSubspace, estimated_spectrum, leading_singular_values, singular_values
 
 ROWS, COLS, COUNT, GOAL = 4096, 11008, 256, 0.03
 DIRECTIONS, TURN = 512, 0.03

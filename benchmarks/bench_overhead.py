@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from inrank_monitor import attach
-from inrank_monitor.schedule import Automatic
+from inrank_monitor.tracking import Automatic
 
 BLOCK = 10
 

@@ -17,8 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from inrank_monitor.leading import leading_singular_values
-from inrank_monitor.spectrum import SpectrumPool, singular_values, singular_values_of_product
+from inrank_monitor.spectra import SpectrumPool, leading_singular_values, singular_values, singular_values_of_product
 
 
 def in_pairs(ours: Callable[[], object], theirs: Callable[[], object], pairs: int) -> tuple[float, float, float]:

@@ -25,14 +25,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from inrank import growth_rule
-from inrank.controller import Growth, RankController
-from inrank.convert import break_even_rank, convert, merge
-from inrank.factorize import Factorization, factorize
-from inrank.growth_rule import ExplainedRatio, Observation, needs_gradient
-from inrank.initialization import initialize_from_gradient
-from inrank.layers import InRankLinear, LowRankLinear
-from inrank.pretrained import from_pretrained
+from inrank.growth import (
+    ExplainedRatio,
+    Factorization,
+    Growth,
+    Observation,
+    RankController,
+    factorize,
+    initialize_from_gradient,
+    needs_gradient,
+)
+from inrank.growth import rule as growth_rule
+from inrank.layers import InRankLinear, LowRankLinear, break_even_rank, convert, from_pretrained, merge
 
 __all__ = [
     "ExplainedRatio",
@@ -56,7 +60,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "InRankCallback":  # needs transformers
-        from inrank.trainer_callback import InRankCallback
+        from inrank.growth.trainer_callback import InRankCallback
 
         return InRankCallback
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from inrank import train_options
+from inrank.gpt2 import options as train_options
+from inrank.gpt2.options import OptionError
 from inrank.reproduction import options as reproduce_options
 from inrank.reproduction.experiment import ExperimentError
-from inrank.train_options import OptionError
 from inrank_monitor import __version__
 from inrank_monitor.command_line import Parser, add_command
 from inrank_monitor.demo.text import DemoError
@@ -107,14 +107,14 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from inrank.launch import launch
+    from inrank.gpt2.launch import launch
 
     return launch(vars(options))
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from inrank.results import compare, find_results
-    from inrank.results_table import table_csv, table_text
+    from inrank.gpt2.results import compare, find_results
+    from inrank.gpt2.results_table import table_csv, table_text
 
     comparison = compare(find_results(options.directories))
     print(table_text(comparison))
@@ -125,8 +125,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _params(options: argparse.Namespace) -> int:
-    from inrank.gpt2 import parameter_count
-    from inrank.results_table import size
+    from inrank.gpt2.models import parameter_count
+    from inrank.gpt2.results_table import size
 
     try:
         sizes = {"vocabulary": options.vocabulary, "context": options.context}

@@ -26,14 +26,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inrank_monitor.attaching import attach
     from inrank_monitor.checkpoints.scanning import scan
     from inrank_monitor.integrations.lightning import LightningCallback
     from inrank_monitor.integrations.transformers import TrackerCallback
-    from inrank_monitor.matrices import find_matrices
-    from inrank_monitor.matrix import LowRankUpdate
-    from inrank_monitor.run import Run, list_runs, open_run
-    from inrank_monitor.tracker import SpectrumTracker
+    from inrank_monitor.matrices import LowRankUpdate, find_matrices
+    from inrank_monitor.ranks import metrics as rank_metrics
+    from inrank_monitor.ranks import null_model
+    from inrank_monitor.runs import Run, list_runs, open_run
+    from inrank_monitor.spectra import leading, spectrum
+    from inrank_monitor.tracking import SpectrumTracker, attach
 
 __version__ = "0.1.0"
 __all__ = [
@@ -44,23 +45,34 @@ __all__ = [
     "TrackerCallback",
     "attach",
     "find_matrices",
+    "leading",
     "list_runs",
+    "null_model",
     "open_run",
+    "rank_metrics",
     "scan",
+    "spectrum",
 ]
 # Imported when asked for: watching needs torch and no pandas, reading pandas and no torch.
 _PLACES = {
     **dict.fromkeys(("LowRankUpdate", "find_matrices"), "matrices"),
-    "SpectrumTracker": "tracker",
+    **dict.fromkeys(("SpectrumTracker", "attach"), "tracking"),
     "LightningCallback": "integrations.lightning",
     "TrackerCallback": "integrations.transformers",
-    "attach": "attaching",
     "scan": "checkpoints.scanning",
-    **dict.fromkeys(("Run", "list_runs", "open_run"), "run"),
+    **dict.fromkeys(("Run", "list_runs", "open_run"), "runs"),
+}
+_MODULES = {  # under their own names, whatever room they are in
+    "rank_metrics": "ranks.metrics",
+    "null_model": "ranks.null_model",
+    "spectrum": "spectra.spectrum",
+    "leading": "spectra.leading",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _PLACES:
         return getattr(import_module(f"inrank_monitor.{_PLACES[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"inrank_monitor.{_MODULES[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from inrank_monitor.recompute import RankRule, logged_rule, recompute
+from inrank_monitor.runs import RankRule, logged_rule, recompute
 
 if TYPE_CHECKING:
-    from inrank_monitor.run import Run
+    from inrank_monitor.runs import Run
 
 Basis = Literal["running", "last"]
 NEAR_NOISE = 0.9
@@ -157,8 +157,8 @@ def pattern_json(pattern: Mapping[str, int]) -> str:
 
 def advice_text(table: pd.DataFrame, width: int = 44) -> str:
     """The table for a terminal: a line a matrix, then the sum."""
-    from inrank_monitor.figures.names import short_names
-    from inrank_monitor.report.terminal import printable
+    from inrank_monitor.figures import short_names
+    from inrank_monitor.report import printable
 
     labels = short_names([str(name) for name in table.index], width, "...")
     head = f"{'matrix':<{width}} {'shape':>11} {'rank':>5} {'last':>5} {'null':>5} {'even':>5} {'saved':>12}  verdict"

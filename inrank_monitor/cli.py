@@ -124,7 +124,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from inrank_monitor.report import report_table, write_html
-    from inrank_monitor.run import open_run
+    from inrank_monitor.runs import open_run
 
     run = open_run(options.path)
     if options.html:
@@ -139,8 +139,7 @@ def _advise(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from inrank_monitor.advice import advice_csv, advice_text, advise, rank_pattern, write_rank_pattern
-    from inrank_monitor.recompute import logged_rule
-    from inrank_monitor.run import open_run
+    from inrank_monitor.runs import logged_rule, open_run
 
     run = open_run(options.path)
     rule = logged_rule(run)
@@ -156,8 +155,7 @@ def _advise(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from inrank_monitor.export import export_run
-    from inrank_monitor.run import open_run
+    from inrank_monitor.runs import export_run, open_run
 
     run = open_run(options.path)
     directory = Path(options.out) if options.out else run.path / "export"
@@ -168,7 +166,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     from inrank_monitor.report import runs_table
-    from inrank_monitor.run import list_runs
+    from inrank_monitor.runs import list_runs
 
     if not Path(options.path).is_dir():
         raise NotADirectoryError(f"{options.path} is not a directory")

@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from inrank_monitor import attach, leading, null_model, spectrum
+from inrank_monitor import attach
+from inrank_monitor.ranks import null_model
+from inrank_monitor.spectra import leading, spectrum
 
 _NEEDED = ("torch", "numpy", "pyarrow", "safetensors", "pandas", "tensorboard", "plotly", "jaxtyping", "tqdm")
 _EXTRAS = {"streamlit": "dashboard", "transformers": "gpt2", "tokenizers": "gpt2", "accelerate": "gpt2"}

@@ -11,6 +11,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: one thread each, also in what they start
     os.environ["OMP_NUM_THREADS"] = "1"
 
+# What the tests start in processes of their own imports the same helpers.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.path.dirname(__file__), os.environ.get("PYTHONPATH"))))
+
 import shutil
 import socket
 from collections.abc import Iterator
@@ -23,8 +26,9 @@ from jaxtyping import config, install_import_hook
 # Before anything imports the package: each call in the numeric files has its shapes and types checked from here on.
 # By beartype, since jaxtyping's hook cannot instrument functions with typeguard 3 or later; the numeric files only,
 # since the others hold no shapes, and some of their annotations (plain Protocols) cannot be checked at run time.
-NUMERIC = ("rank_metrics", "null_model", "spectrum", "leading")
-ACTIVE = ("growth_rule", "dense_gradient", "linear_networks", "gradient_flow", "zero_initialization")
+NUMERIC = ("ranks.metrics", "ranks.null_model", "spectra.spectrum", "spectra.leading")
+ACTIVE = ("growth.rule", "growth.dense_gradient", *(f"theory.{name}" for name in ("linear_networks", "gradient_flow")))
+ACTIVE += ("theory.zero_initialization",)
 install_import_hook(
     [f"inrank_monitor.{name}" for name in NUMERIC] + [f"inrank.{name}" for name in ACTIVE], "beartype.beartype"
 )

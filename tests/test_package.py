@@ -8,7 +8,7 @@ from pathlib import Path
 
 import inrank_monitor
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 HEAVY = (
     "pandas",
     "plotly",
@@ -43,7 +43,7 @@ def test_acting_needs_no_transformers_until_a_trainer_is_asked_for() -> None:
 
 
 def test_reading_imports_no_torch() -> None:
-    assert loaded("import inrank_monitor.run, inrank_monitor.report, inrank_monitor.cli", ("torch",)) == "[]\n"
+    assert loaded("import inrank_monitor.runs.run, inrank_monitor.report, inrank_monitor.cli", ("torch",)) == "[]\n"
 
 
 def test_public_names_exist() -> None:

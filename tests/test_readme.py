@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from active import gpt2
+from helpers.active import gpt2
 from torch import Tensor, nn
 
 import inrank
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[1] / "README.md"
 CONTEXT = 12
 
 

@@ -7,11 +7,9 @@ from typing import Any
 import streamlit as st
 
 from inrank_monitor.figures import short_names
-from inrank_monitor.matrix_groups import matrix_groups, select_matrices
-from inrank_monitor.rank_metrics import DEFINITIONS
-from inrank_monitor.recompute import RankRule
-from inrank_monitor.run_folder import RunFolder
-from inrank_monitor.shared_run import RunState
+from inrank_monitor.matrices.roles import matrix_groups, select_matrices
+from inrank_monitor.ranks import DEFINITIONS
+from inrank_monitor.runs import RankRule, RunFolder, RunState
 from views.page import Page
 
 URL: dict[str, Any] = {"bind": "query-params"}

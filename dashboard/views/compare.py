@@ -6,9 +6,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from inrank_monitor.figures import short_names
-from inrank_monitor.figures.comparison import loss_comparison, run_comparison
-from inrank_monitor.figures.tables import column_title
+from inrank_monitor.figures import column_title, loss_comparison, run_comparison, short_names
 from views.choices import URL, log_steps_switch
 from views.page import Page, explain, show_figure
 

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from inrank_monitor.figures import spectrum_density
-from inrank_monitor.figures.tables import spread
-from inrank_monitor.shared_run import RunState
+from inrank_monitor.figures import spectrum_density, spread
+from inrank_monitor.runs import RunState
 from views.choices import URL, choose_matrix, choose_step, choose_two_steps
 from views.page import Page, caption, code, show_figure
 from views.spectra import null_spectrum, running_ranks, spectrum_size

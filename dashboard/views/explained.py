@@ -7,7 +7,7 @@ from typing import NamedTuple
 import streamlit as st
 
 from inrank_monitor.figures import explained_ratio_curve, explained_ratio_evolution, representative
-from inrank_monitor.matrix_groups import matrix_groups
+from inrank_monitor.matrices.roles import matrix_groups
 from views.choices import URL, choose_matrices, choose_matrix, choose_step, log_steps_switch
 from views.page import Page, caption, code, show_figure
 from views.spectra import null_spectrum, spectrum_size

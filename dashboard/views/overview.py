@@ -7,11 +7,9 @@ from typing import NamedTuple
 import pandas as pd
 import streamlit as st
 
-from inrank_monitor.figures import loss_curve, rank_heatmap
-from inrank_monitor.figures.event_marks import mark_events, mark_events_on_heatmap
-from inrank_monitor.figures.tables import column_title
-from inrank_monitor.report.digest import verdict
-from inrank_monitor.shared_run import RunState
+from inrank_monitor.figures import column_title, loss_curve, mark_events, mark_events_on_heatmap, rank_heatmap
+from inrank_monitor.report import verdict
+from inrank_monitor.runs import RunState
 from views.choices import URL, choose_matrices
 from views.page import Page, caption, explain, plain, show_figure, show_table
 from views.summary import matrix_table

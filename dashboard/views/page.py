@@ -12,10 +12,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from inrank_monitor.figures import CAPTIONS
-from inrank_monitor.recompute import RankRule
-from inrank_monitor.run import RunSummary, open_run
-from inrank_monitor.run_folder import RunFolder
-from inrank_monitor.shared_run import RunState, SharedRun
+from inrank_monitor.runs import RankRule, RunFolder, RunState, RunSummary, SharedRun, open_run
 
 _OPEN_RUNS = 12
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$&^=])")

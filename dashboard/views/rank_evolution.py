@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from inrank_monitor.figures import rank_evolution, representative
-from inrank_monitor.figures.tables import column_title
-from inrank_monitor.matrix_groups import matrix_groups
+from inrank_monitor.figures import column_title, rank_evolution, representative
+from inrank_monitor.matrices.roles import matrix_groups
 from views.choices import URL, choose_matrices, log_steps_switch
 from views.page import Page, caption, explain, show_figure
 

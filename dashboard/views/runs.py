@@ -7,7 +7,7 @@ from datetime import datetime
 import pandas as pd
 import streamlit as st
 
-from inrank_monitor.run import RunSummary
+from inrank_monitor.runs import RunSummary
 from views.page import Page, code, download, explain, plain, summarised
 
 _COLUMNS = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from inrank_monitor.null_model import null_singular_values
-from inrank_monitor.shared_run import RunState
+from inrank_monitor.ranks import null_singular_values
+from inrank_monitor.runs import RunState
 
 
 def shape(state: RunState, matrix: str) -> tuple[int, int]:

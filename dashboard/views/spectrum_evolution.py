@@ -7,7 +7,7 @@ from typing import NamedTuple
 import streamlit as st
 
 from inrank_monitor.figures import short_names, spectrum_evolution
-from inrank_monitor.report.figure_sections import telling_matrices
+from inrank_monitor.report import telling_matrices
 from views.choices import URL, log_steps_switch
 from views.page import Page, caption, code, show_figure
 from views.summary import matrix_table

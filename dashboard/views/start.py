@@ -9,7 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from inrank_monitor.launch import RUNS_VARIABLE
-from inrank_monitor.run_folder import RunFolder
+from inrank_monitor.runs import RunFolder
 from views.page import code, plain
 
 DEFAULT = "runs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from inrank_monitor.report import digest
-from inrank_monitor.shared_run import RunState
+from inrank_monitor.runs import RunState
 
 
 def matrix_table(state: RunState) -> pd.DataFrame:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from inrank.gpt2.text import WIKITEXT, Corpus, make_corpus, read_texts
 from inrank.reproduction.experiment import Request
-from inrank.text import WIKITEXT, Corpus, make_corpus, read_texts
 
 
 def text_settings(request: Request, vocabulary: int) -> dict[str, object]:

@@ -15,9 +15,9 @@ from jaxtyping import Float
 
 from inrank.reproduction.experiment import Outcomes
 from inrank.reproduction.verdicts import Sample
-from inrank_monitor.null_model import null_singular_values
-from inrank_monitor.patterns import glob
-from inrank_monitor.run import Run
+from inrank_monitor.matrices import glob
+from inrank_monitor.ranks import null_singular_values
+from inrank_monitor.runs import Run
 
 FRACTION = 0.1  # of the strongest: what is below is a flat line in a figure
 LOW_RANK = 0.5  # of noise's: an update is called low-rank here if its number is below half of noise's

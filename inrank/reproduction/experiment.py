@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from inrank_monitor.run import Run
+    from inrank_monitor.runs import Run
 
 SCALES = ("smoke", "tiny", "small", "paper")
 SEEDS = {"smoke": 1, "tiny": 3, "small": 3, "paper": 1}

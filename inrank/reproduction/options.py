@@ -66,8 +66,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    from inrank.preparation import has_cuda
-    from inrank.text import WIKITEXT, read_texts
+    from inrank.gpt2.preparation import has_cuda
+    from inrank.gpt2.text import WIKITEXT, read_texts
 
     seeds = SEEDS[options.scale] if options.seeds is None else options.seeds
     for flag, value in (("--seeds", seeds), ("--jobs", options.jobs)):

@@ -7,8 +7,7 @@ from html import escape
 from typing import Any
 
 from inrank.reproduction.experiment import VERDICTS, Figure
-from inrank_monitor.report.document import FigureStore, html_document
-from inrank_monitor.report.table_sections import html_table
+from inrank_monitor.report import FigureStore, html_document, html_table
 
 SOURCE = "Zhao, Zhang, Chen, Schäfer, Anandkumar 2023: InRank: Incremental Low-Rank Learning, arXiv:2306.11250"
 HOW = (

@@ -24,12 +24,12 @@ from typing import Any
 from tqdm import tqdm
 
 from inrank.reproduction.experiment import ExperimentError, Outcome, Outcomes, Training
-from inrank_monitor.run_log import write_json
+from inrank_monitor.runs import write_json
 
 FINISHED_FILE, ERROR_FILE = "training.json", "error.txt"
 _PRELOADED = [  # dynamo: the first optimizer of a process imports it, which takes seconds
     *("torch", "torch._dynamo", "inrank.reproduction.experiment"),
-    *("inrank_monitor.tracker", "inrank_monitor.run", "inrank_monitor.tensorboard"),
+    *("inrank_monitor.tracking.tracker", "inrank_monitor.runs.run", "inrank_monitor.sinks.tensorboard"),
 ]
 _CHECK_SECONDS = 1.0
 _MODULE = re.compile(r"^(\w+\.)+(?=\w+:)")  # where an exception's class lives

@@ -26,14 +26,14 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from inrank.gpt2.results import RESULTS_FILE
 from inrank.reproduction.catalogue import NAMES, experiments
 from inrank.reproduction.document import document
 from inrank.reproduction.experiment import Experiment, ExperimentError, Figure, Findings, Outcomes, Request, Training
 from inrank.reproduction.pages import collecting_page, experiment_page, verdict_counts
 from inrank.reproduction.pool import Pool
-from inrank.results import RESULTS_FILE
-from inrank_monitor.report.document import write_text
-from inrank_monitor.run_log import write_json
+from inrank_monitor.report import write_text
+from inrank_monitor.runs import write_json
 
 REQUEST_FILE, PAGE_FILE, FIGURE_FILE, DOCUMENT_FILE = "request.json", "index.html", "figure.json", "reproduction.md"
 _WIDTH = 100  # of a line on the terminal

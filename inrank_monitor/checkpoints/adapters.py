@@ -19,8 +19,7 @@ from inrank_monitor.checkpoints.files import Checkpoint
 from inrank_monitor.checkpoints.model import WatchedModel
 from inrank_monitor.checkpoints.named_layers import Conv1D, bare, module_at, placeholder
 from inrank_monitor.checkpoints.opening import ADAPTER_CONFIG, read_json
-from inrank_monitor.matrices import Coverage, CoverageRow, find_matrices
-from inrank_monitor.matrix import Matrix
+from inrank_monitor.matrices import Coverage, CoverageRow, Matrix, find_matrices
 
 _ADAPTER = "default"
 _OUTER = "base_model.model."

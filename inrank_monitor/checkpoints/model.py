@@ -19,9 +19,7 @@ from inrank_monitor.checkpoints.files import Checkpoint, TensorInfo
 from inrank_monitor.checkpoints.named_layers import is_embedding, layers_by_name, placeholder
 from inrank_monitor.checkpoints.names import match_names, unwrapped
 from inrank_monitor.checkpoints.opening import read_json
-from inrank_monitor.matrices import Coverage, CoverageRow, find_matrices
-from inrank_monitor.matrix import Matrix
-from inrank_monitor.reparametrized import hooked_weights
+from inrank_monitor.matrices import Coverage, CoverageRow, Matrix, find_matrices, hooked_weights
 
 CONFIG = "config.json"
 _OUTER = ("module", "_forward_module")

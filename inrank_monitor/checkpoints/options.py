@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inrank_monitor.run_log import is_locked
+from inrank_monitor.runs import is_locked
 
 EXAMPLES = (
     "scan out --run runs/out                         # a Trainer's folder: its checkpoint-N, in order",

@@ -22,16 +22,14 @@ from inrank_monitor.checkpoints.model import WatchedModel, watch_checkpoint
 from inrank_monitor.checkpoints.opening import open_checkpoint, read_json
 from inrank_monitor.checkpoints.start import ScanRun, start_scan
 from inrank_monitor.checkpoints.steps import Saved, find_checkpoints
-from inrank_monitor.initial_weights import InitialWeights
-from inrank_monitor.rank_metrics import Definition, check_options
-from inrank_monitor.recorder import Recorder, ScalarRow
-from inrank_monitor.share import Share
-from inrank_monitor.snapshot import RankOptions, Snapshot, check_leading, merged, take_snapshot
-from inrank_monitor.spectrum import SpectrumPool
-from inrank_monitor.spectrum_method import SpectrumMethod
+from inrank_monitor.distributed import Share
+from inrank_monitor.matrices import InitialWeights
+from inrank_monitor.ranks import Definition, check_options
+from inrank_monitor.spectra import SpectrumMethod, SpectrumPool
+from inrank_monitor.tracking import RankOptions, Recorder, ScalarRow, Snapshot, check_leading, merged, take_snapshot
 
 if TYPE_CHECKING:
-    from inrank_monitor.run import Run
+    from inrank_monitor.runs import Run
 
 logger = logging.getLogger("inrank_monitor")
 _TRAINER_STATE = "trainer_state.json"
@@ -96,7 +94,7 @@ def scan(
         FileNotFoundError: a checkpoint is missing.
         FileExistsError: `directory` holds a run and `resume` is False.
     """
-    from inrank_monitor.run import open_run
+    from inrank_monitor.runs import open_run
 
     if isinstance(checkpoints, str | Path):
         raise TypeError(f"checkpoints must be a list of paths, got {checkpoints!r}")

@@ -15,11 +15,10 @@ from torch import Tensor
 from inrank_monitor.checkpoints.files import Checkpoint
 from inrank_monitor.checkpoints.model import WatchedModel
 from inrank_monitor.checkpoints.steps import Saved
-from inrank_monitor.initial_weights import InitialWeights
-from inrank_monitor.run_log import RUN_FILE, SCHEMA_VERSION, Lock, write_json
-from inrank_monitor.run_start import check_same, describe_matrix, open_directory, versions
-from inrank_monitor.share import initial_norm
-from inrank_monitor.snapshot import RankOptions
+from inrank_monitor.distributed import initial_norm
+from inrank_monitor.matrices import InitialWeights
+from inrank_monitor.runs import RUN_FILE, SCHEMA_VERSION, Lock, write_json
+from inrank_monitor.tracking import RankOptions, check_same, describe_matrix, open_directory, versions
 
 KEEP = "checkpoint"  # where run.json says that W0 is
 
@@ -122,7 +121,7 @@ def _take_up(
     directory: Path, info: dict[str, Any], watched: WatchedModel, options: RankOptions, lock: Lock
 ) -> tuple[ScanRun, set[int]]:
     """The scan that is there, once it has been found to be this one, and the steps that it has measured."""
-    from inrank_monitor.run import open_run
+    from inrank_monitor.runs import open_run
 
     run = open_run(directory)
     there = run.info.get("initial_weights", {})

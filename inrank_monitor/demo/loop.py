@@ -29,10 +29,10 @@ from inrank_monitor.demo.options import (
 )
 from inrank_monitor.demo.text import DemoError, Text, Tokens, read_text, tokenize
 from inrank_monitor.demo.training import Training, find_device
-from inrank_monitor.run_log import RUN_FILE, TENSORBOARD_DIR
+from inrank_monitor.runs import RUN_FILE, TENSORBOARD_DIR
 
 if TYPE_CHECKING:
-    from inrank_monitor.tracker import SpectrumTracker
+    from inrank_monitor.tracking import SpectrumTracker
 
 LINES_WITHOUT_TERMINAL = 10
 

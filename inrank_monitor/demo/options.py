@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inrank_monitor.demo.text import MIN_VOCABULARY, DemoError, Text
-from inrank_monitor.run_log import (
+from inrank_monitor.runs import (
     LOCK_FILE,
     RUN_FILE,
     SCHEMAS,

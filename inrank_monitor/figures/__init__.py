@@ -24,27 +24,55 @@ Example:
 from __future__ import annotations
 
 from inrank_monitor.figures.captions import CAPTIONS, Caption
+from inrank_monitor.figures.comparison import loss_comparison, run_comparison
 from inrank_monitor.figures.density import spectrum_density
+from inrank_monitor.figures.event_marks import mark_events, mark_events_on_heatmap
 from inrank_monitor.figures.loss import loss_curve
 from inrank_monitor.figures.names import families, representative, short_names
 from inrank_monitor.figures.ranks import rank_evolution, rank_heatmap
 from inrank_monitor.figures.ratio import explained_ratio_curve, explained_ratio_evolution
 from inrank_monitor.figures.spectra import spectrum_evolution
-from inrank_monitor.figures.style import TEMPLATE, empty_figure
+from inrank_monitor.figures.style import (
+    INK,
+    NEUTRAL,
+    TEMPLATE,
+    category,
+    empty_figure,
+    logarithmic,
+    more_ink,
+    new_figure,
+    rgba,
+    symbol,
+)
+from inrank_monitor.figures.tables import column_title, spread
 
 __all__ = [
     "CAPTIONS",
+    "INK",
+    "NEUTRAL",
     "TEMPLATE",
     "Caption",
+    "category",
+    "column_title",
     "empty_figure",
     "explained_ratio_curve",
     "explained_ratio_evolution",
     "families",
+    "logarithmic",
+    "loss_comparison",
     "loss_curve",
+    "mark_events",
+    "mark_events_on_heatmap",
+    "more_ink",
+    "new_figure",
     "rank_evolution",
     "rank_heatmap",
     "representative",
+    "rgba",
+    "run_comparison",
     "short_names",
     "spectrum_density",
     "spectrum_evolution",
+    "spread",
+    "symbol",
 ]

@@ -13,7 +13,7 @@ from inrank_monitor.figures.names import plotly_text
 from inrank_monitor.figures.strength import Curve, Strength, kernel_curve, profile
 from inrank_monitor.figures.style import GRID, NEUTRAL, STRENGTH, empty_figure, logarithmic, new_figure, rgba
 from inrank_monitor.figures.tables import select_steps, spectra, spread
-from inrank_monitor.rank_metrics import Definition, intrinsic_rank
+from inrank_monitor.ranks import Definition, intrinsic_rank
 
 Kind = Literal["density", "count", "profile"]
 MOST_ROWS = 40

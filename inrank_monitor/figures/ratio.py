@@ -13,8 +13,8 @@ from inrank_monitor.figures.lines import add_matrix_lines, flat_line
 from inrank_monitor.figures.names import plotly_text
 from inrank_monitor.figures.style import NEUTRAL, empty_figure, logarithmic, more_ink, new_figure, step_axis
 from inrank_monitor.figures.tables import by_matrix, geometric, matrix_names, numbers, select_steps, spectra
-from inrank_monitor.rank_metrics import Definition, intrinsic_rank
-from inrank_monitor.rank_metrics import explained_ratio_curve as ratio_of_each_rank
+from inrank_monitor.ranks import Definition, intrinsic_rank
+from inrank_monitor.ranks import explained_ratio_curve as ratio_of_each_rank
 
 MOST_RANKS = 600
 

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch.optim import Optimizer
 
-from inrank_monitor.attaching import attach
-from inrank_monitor.tracker import SpectrumTracker
+from inrank_monitor.tracking import SpectrumTracker, attach
 
 
 def _uses_older_name() -> bool:

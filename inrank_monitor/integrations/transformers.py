@@ -17,8 +17,7 @@ from typing import Any, Self
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from inrank_monitor.attaching import attach
-from inrank_monitor.tracker import SpectrumTracker
+from inrank_monitor.tracking import SpectrumTracker, attach
 
 _NOT_LOGGED = ("epoch", "total_flos")
 _SUMMARY = (

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from inrank_monitor.matrix_groups import NO_BLOCK, block_of
+from inrank_monitor.matrices.roles import NO_BLOCK, block_of
 from inrank_monitor.plan.costs import cost
 from inrank_monitor.plan.quantities import Cost, Layout, PlannedMatrix, Rates, Recorded
-from inrank_monitor.schedule import SPENDABLE
+from inrank_monitor.tracking import SPENDABLE
 
 ENOUGH_AN_HOUR = 6  # one in ten minutes; our choice
 

@@ -18,13 +18,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from inrank_monitor import initial_weights
-from inrank_monitor.matrices import find_matrices
+from inrank_monitor.matrices import find_matrices, initial_weights
 from inrank_monitor.plan.costs import leading_work
 from inrank_monitor.plan.quantities import Curve, Layout, PlannedMatrix, Rates, Speed, is_full
-from inrank_monitor.scratch import scratch
-from inrank_monitor.spectrum import SpectrumPool, gram_matrix, singular_values_of_gram
-from inrank_monitor.spectrum_method import SpectrumMethod
+from inrank_monitor.spectra import SpectrumMethod, SpectrumPool, gram_matrix, scratch, singular_values_of_gram
 
 LARGEST = 2048
 _SIDES, _ENTRIES = 4, 1 << 24  # how many sides are tried; of a matrix to read, subtract, or take leading values of

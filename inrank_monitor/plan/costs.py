@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
+from inrank_monitor.distributed import deal_out
 from inrank_monitor.plan.memory import memory
 from inrank_monitor.plan.quantities import (
     Cost,
@@ -26,7 +27,6 @@ from inrank_monitor.plan.quantities import (
     rows_held,
     values_of,
 )
-from inrank_monitor.share import deal_out
 
 RECORD_BYTES = 28  # of the recorder, for a singular value: two float64 copies, three float32 ones
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from inrank_monitor.plan.quantities import Layout, PlannedMatrix, exchanges, is_full, parameter_bytes
-from inrank_monitor.spectrum import columns_at_a_time
+from inrank_monitor.spectra import columns_at_a_time
 
 
 def memory(own: Sequence[PlannedMatrix], leading: int | None, layout: Layout) -> tuple[int, int]:

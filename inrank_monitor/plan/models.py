@@ -19,10 +19,9 @@ from inrank_monitor.checkpoints.files import TensorInfo
 from inrank_monitor.checkpoints.model import CONFIG, model_of_config, with_shapes
 from inrank_monitor.checkpoints.named_layers import layers_by_name
 from inrank_monitor.checkpoints.opening import read_json
-from inrank_monitor.matrices import find_matrices
-from inrank_monitor.matrix import Matrix
+from inrank_monitor.matrices import Matrix, find_matrices
 from inrank_monitor.plan.quantities import PlannedMatrix
-from inrank_monitor.run_log import write_json
+from inrank_monitor.runs import write_json
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # as we name them, as safetensors does
 

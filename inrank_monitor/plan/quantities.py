@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from inrank_monitor.leading import is_large_part
+from inrank_monitor.spectra import is_large_part
 
 
 @dataclass(frozen=True)

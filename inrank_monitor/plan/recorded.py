@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from inrank_monitor.matrix import Matrix
-from inrank_monitor.measurements import Measurements
+from inrank_monitor.matrices import Matrix
 from inrank_monitor.plan.quantities import Recorded
-from inrank_monitor.run_log import make_batch
-from inrank_monitor.snapshot import RankOptions, Snapshot, metric_columns
-from inrank_monitor.spectrum import Spectrum
-from inrank_monitor.tensorboard import EventFile, import_protocol
+from inrank_monitor.runs import make_batch
+from inrank_monitor.sinks import EventFile, Measurements, import_protocol
+from inrank_monitor.spectra import Spectrum
+from inrank_monitor.tracking import RankOptions, Snapshot, metric_columns
 
 
 def recorded(matrices: Sequence[Matrix], leading: int | None = None, tensorboard: bool = True) -> Recorded:

@@ -15,9 +15,24 @@ Example:
 
 from __future__ import annotations
 
-from inrank_monitor.report.digest import matrix_table
+from inrank_monitor.report.digest import matrix_table, verdict
+from inrank_monitor.report.document import FigureStore, html_document, write_text
+from inrank_monitor.report.figure_sections import telling_matrices
 from inrank_monitor.report.page import write_html
 from inrank_monitor.report.runs import runs_table
-from inrank_monitor.report.terminal import report_table
+from inrank_monitor.report.table_sections import html_table
+from inrank_monitor.report.terminal import printable, report_table
 
-__all__ = ["matrix_table", "report_table", "runs_table", "write_html"]
+__all__ = [
+    "FigureStore",
+    "html_document",
+    "html_table",
+    "matrix_table",
+    "printable",
+    "report_table",
+    "runs_table",
+    "telling_matrices",
+    "verdict",
+    "write_html",
+    "write_text",
+]

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from inrank_monitor import figures
-from inrank_monitor.null_model import null_singular_values
+from inrank_monitor.ranks import null_singular_values
 from inrank_monitor.report.document import FigureStore
 from inrank_monitor.report.source import RunTables
 

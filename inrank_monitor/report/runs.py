@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from inrank_monitor.report.terminal import printable
-from inrank_monitor.run import RunSummary
+from inrank_monitor.runs import RunSummary
 
 _HEADS = ("run", "status", "created", "steps", "snapshots", "matrices", "loss", "mean rank", "rank/null", "cost")
 

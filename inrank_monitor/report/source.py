@@ -8,7 +8,7 @@ import pandas as pd
 
 
 class RunTables(Protocol):
-    """The part of `inrank_monitor.run.Run` that the reports read."""
+    """The part of `inrank_monitor.runs.run.Run` that the reports read."""
 
     @property
     def name(self) -> str:

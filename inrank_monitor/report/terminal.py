@@ -6,7 +6,7 @@ import textwrap
 
 import pandas as pd
 
-from inrank_monitor.figures.names import representative, short_names
+from inrank_monitor.figures import representative, short_names
 from inrank_monitor.report.digest import (
     cells,
     matrix_table,

@@ -9,12 +9,14 @@ A sink has a thread of its own and gets a snapshot after the log has it. Each li
 connected.
 """
 
-from inrank_monitor.measurements import Measurements
 from inrank_monitor.sinks.interface import Sink, check_sinks, connect_sinks
 from inrank_monitor.sinks.loggers import MlflowSink, TrackioSink, WandbSink
+from inrank_monitor.sinks.measurements import Measurements
+from inrank_monitor.sinks.tensorboard import EventFile, import_protocol
 from inrank_monitor.sinks.threads import SinkThreads
 
 __all__ = [
+    "EventFile",
     "Measurements",
     "MlflowSink",
     "Sink",
@@ -23,4 +25,5 @@ __all__ = [
     "WandbSink",
     "check_sinks",
     "connect_sinks",
+    "import_protocol",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from inrank_monitor.measurements import Measurements
+from inrank_monitor.sinks.measurements import Measurements
 
 
 class Sink(ABC):

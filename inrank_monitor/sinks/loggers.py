@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from inrank_monitor.measurements import CURVES, METRICS, Measurements
-from inrank_monitor.patterns import glob
+from inrank_monitor.matrices import glob
 from inrank_monitor.sinks.interface import Sink
+from inrank_monitor.sinks.measurements import CURVES, METRICS, Measurements
 
 PREFIX = "inrank/"
 _WANDB_STEP = "inrank/step"

@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from inrank_monitor.measurements import Measurements
 from inrank_monitor.sinks.interface import Sink
+from inrank_monitor.sinks.measurements import Measurements
 
 MOST_WAITING = 16  # snapshots in memory for one sink
 CLOSING_SECONDS = 30.0

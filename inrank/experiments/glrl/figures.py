@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from inrank.experiments.glrl.numbers import Numbers, starts_of
 from inrank.experiments.glrl.training import descent_name, greedy_name
 from inrank.reproduction.experiment import Figure, Outcomes
-from inrank_monitor.figures.style import INK, category, logarithmic, more_ink, new_figure
+from inrank_monitor.figures import INK, category, logarithmic, more_ink, new_figure
 
 
 def figures(numbers: Numbers) -> list[Figure]:

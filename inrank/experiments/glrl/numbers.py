@@ -12,8 +12,7 @@ import numpy as np
 from inrank.experiments.glrl.training import descent_name, greedy_name
 from inrank.reproduction.experiment import Outcomes, Table
 from inrank.reproduction.verdicts import spread
-from inrank_monitor.null_model import null_singular_values
-from inrank_monitor.rank_metrics import effective_rank
+from inrank_monitor.ranks import effective_rank, null_singular_values
 
 PROBLEMS = ("completion", "regression")
 

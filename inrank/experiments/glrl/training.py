@@ -18,12 +18,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from inrank.deep_linear_network import DeepLinearNetwork, curvature_bound
-from inrank.greedy_low_rank import greedy_low_rank
-from inrank.matrix_costs import Cost, MatrixCompletion, MatrixRegression
+from inrank.theory import Cost, DeepLinearNetwork, MatrixCompletion, MatrixRegression, curvature_bound, greedy_low_rank
 from inrank_monitor import attach
-from inrank_monitor.rank_metrics import effective_rank
-from inrank_monitor.tracker import SpectrumTracker
+from inrank_monitor.ranks import effective_rank
+from inrank_monitor.tracking import SpectrumTracker
 
 END = 1e-5  # of the cost of zero: gradient descent stops there
 LEARNED = 1e-2  # of the cost of zero: by then most is learned

@@ -19,7 +19,7 @@ from inrank.experiments.gpt2.rows import Measured, Row, judge, trainings_of
 from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcomes, Request, Statement, Table, Training
 from inrank.reproduction.verdicts import Sample, is_below
 from inrank_monitor.figures import spectrum_density
-from inrank_monitor.null_model import untrained_growth
+from inrank_monitor.ranks import untrained_growth
 
 INRANK = Row("small", "inrank", "InRank (Algorithm 2)")
 SHORT = 0.01

@@ -21,10 +21,10 @@ from inrank.experiments.gpt2.figures import not_trained
 from inrank.experiments.gpt2.rows import Measured, Row, against, judge, trainings_of, written
 from inrank.experiments.gpt2.table_1 import BASELINE
 from inrank.experiments.gpt2.trainings import SIZES, THRESHOLDS
-from inrank.gpt2 import parse_size
+from inrank.gpt2.models import parse_size
 from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcomes, Request, Statement, Table, Training
 from inrank.reproduction.verdicts import Sample, is_below, spread
-from inrank_monitor.figures.style import NEUTRAL, category, new_figure, symbol
+from inrank_monitor.figures import NEUTRAL, category, new_figure, symbol
 
 RANKS = {
     "smoke": (2, 4),

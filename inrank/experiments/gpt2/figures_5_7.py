@@ -21,8 +21,7 @@ from inrank.experiments.gpt2.table_1 import EFFICIENT
 from inrank.experiments.gpt2.trainings import MODELS
 from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcomes, Request, Statement, Table, Training
 from inrank.reproduction.verdicts import Sample, is_below, is_not_above, spread
-from inrank_monitor.figures import families, rank_evolution
-from inrank_monitor.figures.style import NEUTRAL, category, new_figure, rgba
+from inrank_monitor.figures import NEUTRAL, category, families, new_figure, rank_evolution, rgba
 
 SHARE = 0.8
 HALF = 0.5  # of the growing phase

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from inrank.experiments.gpt2.paper_tables import PaperRow, as_number, paper_row, printed_params, printed_size
-from inrank.gpt2 import PAPER_SIZES, parameter_count
+from inrank.gpt2.models import PAPER_SIZES, parameter_count
 from inrank.reproduction.experiment import Statement, Table
 from inrank.reproduction.verdicts import is_within
 

@@ -15,13 +15,12 @@ from statistics import fmean
 import numpy as np
 import pandas as pd
 
-from inrank.convert import break_even_rank
-from inrank.gpt2 import TARGETS
+from inrank.gpt2.models import TARGETS
+from inrank.gpt2.settings import Settings
+from inrank.layers import break_even_rank
 from inrank.reproduction.experiment import Outcome
-from inrank.settings import Settings
-from inrank_monitor.null_model import untrained_growth
-from inrank_monitor.rank_metrics import Definition, explained_ratio
-from inrank_monitor.run import Run
+from inrank_monitor.ranks import Definition, explained_ratio, untrained_growth
+from inrank_monitor.runs import Run
 
 DRAWS = 5  # of untrained factors, as for a null rank
 

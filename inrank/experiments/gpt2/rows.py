@@ -8,9 +8,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from inrank.experiments.gpt2.trainings import SIZES, can_train, number, over_seeds
+from inrank.gpt2.results_table import duration, size, thousands
 from inrank.reproduction.experiment import Outcomes, Request, Statement, Table, Training, Verdict
 from inrank.reproduction.verdicts import Sample, is_less, not_tested, spread
-from inrank.results_table import duration, size, thousands
 
 NEEDS_GPU = "needs a CUDA device: GPT-2 of the paper's sizes is not trained on a CPU (--device cuda, or --scale tiny)"
 ON_CPU = "on a CPU this says little of the paper's claim, which is of GPUs"

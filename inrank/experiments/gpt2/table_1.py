@@ -25,7 +25,7 @@ from inrank.experiments.gpt2.rows import (
     trainings_of,
 )
 from inrank.experiments.gpt2.trainings import MODELS, SIZES
-from inrank.gpt2 import parse_size
+from inrank.gpt2.models import parse_size
 from inrank.reproduction.experiment import Experiment, Findings, Outcomes, Request, Statement, Training
 from inrank.reproduction.verdicts import Sample, is_below, is_less, is_not_above
 

@@ -29,7 +29,7 @@ from inrank.experiments.gpt2.trainings import MODELS, THRESHOLDS
 from inrank.experiments.null_ranks.numbers import published_ranks
 from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcomes, Request, Statement, Table, Training
 from inrank.reproduction.verdicts import Sample, is_below, is_less
-from inrank_monitor.figures.style import NEUTRAL, category, new_figure
+from inrank_monitor.figures import NEUTRAL, category, new_figure
 
 LOW, HIGH = min(THRESHOLDS), max(THRESHOLDS)
 CHANCE = 0.5  # of two models ordering two thresholds alike

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inrank.experiments.corpus import shared_corpus, text_settings
-from inrank.gpt2 import PAPER_VOCABULARY
+from inrank.gpt2.models import PAPER_VOCABULARY
 from inrank.reproduction.experiment import ExperimentError, Outcome, Outcomes, Request, Training
 from inrank.reproduction.verdicts import Sample
 
@@ -31,7 +31,7 @@ _RECIPES: dict[str, dict[str, Any]] = {  # options of `inrank train`; at paper s
     "small": {"vocabulary": 8192, "context": 256, "steps": 3000, "batch_size": 16, "every": 25},
     "paper": {"vocabulary": PAPER_VOCABULARY},
 }
-_IMPORTS = ("inrank.training_process", "transformers.models.gpt2.modeling_gpt2", "torch.utils.tensorboard")
+_IMPORTS = ("inrank.gpt2.training_process", "transformers.models.gpt2.modeling_gpt2", "torch.utils.tensorboard")
 HALF = {"cpu": "bf16", "cuda": "fp16"}  # 16 bits: fp16 as in Table 5, and what a CPU has in its place
 
 
@@ -106,15 +106,15 @@ def train_gpt2(directory: Path, settings: Mapping[str, Any], device: str) -> dic
     """Train as `inrank train` does, from wherever the directory says it got to.
 
     Returns:
-        The numbers of `inrank.results.Result`: perplexity, rank, null_rank (NaN for a dense model), runtime in seconds,
-        peak_memory and model_size in bytes, parameters, and steps, phase_steps and buffer_rank.
+        The numbers of `inrank.gpt2.results.Result`: perplexity, rank, null_rank (NaN for a dense model), runtime in
+        seconds, peak_memory and model_size in bytes, parameters, and steps, phase_steps and buffer_rank.
 
     Raises:
         ExperimentError: the directory holds a training with other options.
     """
-    from inrank.settings import OPTIONS_FILE, Settings, settings_for
-    from inrank.train_options import TrainOptions
-    from inrank.training_process import run_training
+    from inrank.gpt2.options import TrainOptions
+    from inrank.gpt2.settings import OPTIONS_FILE, Settings, settings_for
+    from inrank.gpt2.training_process import run_training
 
     corpus = shared_corpus(directory.parent, **settings["corpus"])
     options = TrainOptions(**settings["options"])
@@ -141,8 +141,8 @@ _NUMBERS = ("perplexity", "rank", "runtime", "peak_memory", "model_size", "param
 def _with_ranks(wanted: Any, directory: Path, source: str | None) -> Any:
     from dataclasses import replace
 
-    from inrank.results import Result
-    from inrank.settings import chosen_ranks
+    from inrank.gpt2.results import Result
+    from inrank.gpt2.settings import chosen_ranks
 
     known = Result.read(directory.parent / source).ranks if source else None
     return replace(wanted, ranks=chosen_ranks(wanted, known))

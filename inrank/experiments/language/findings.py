@@ -14,9 +14,8 @@ from inrank.experiments.language.training import language_training
 from inrank.reproduction.concentration import FRACTION, LOW_RANK, by_group, sample, share_above
 from inrank.reproduction.experiment import Figure, Outcomes, Request, Statement, Table, Training
 from inrank.reproduction.verdicts import Sample, is_less, spread
-from inrank_monitor.figures import spectrum_evolution
-from inrank_monitor.figures.style import NEUTRAL, category, new_figure
-from inrank_monitor.null_model import null_singular_values
+from inrank_monitor.figures import NEUTRAL, category, new_figure, spectrum_evolution
+from inrank_monitor.ranks import null_singular_values
 
 BODY = "body.*"  # all but the decoder, whose matrix has the vocabulary's size
 SHARE, STABLE = "share_over_null", "stable_rank_over_null"

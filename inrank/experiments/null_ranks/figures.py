@@ -19,9 +19,8 @@ from inrank.experiments.null_ranks.numbers import (
     capped,
 )
 from inrank.reproduction.experiment import Figure
-from inrank_monitor.figures import families, rank_evolution
-from inrank_monitor.figures.style import NEUTRAL, category, new_figure
-from inrank_monitor.run import Run
+from inrank_monitor.figures import NEUTRAL, category, families, new_figure, rank_evolution
+from inrank_monitor.runs import Run
 
 _DASHES = ("dot", "dash", "solid")
 

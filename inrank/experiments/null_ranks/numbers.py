@@ -12,11 +12,9 @@ from typing import Literal, NamedTuple
 
 from inrank.experiments.gpt2 import paper_tables
 from inrank.experiments.gpt2.rank_growth import mlp_matrices
-from inrank.gpt2 import PAPER_SIZES, TARGETS
-from inrank_monitor.null_model import Kind, null_rank
-from inrank_monitor.rank_metrics import Definition
-from inrank_monitor.recompute import RankRule, recompute
-from inrank_monitor.run import Run
+from inrank.gpt2.models import PAPER_SIZES, TARGETS
+from inrank_monitor.ranks import Definition, Kind, null_rank
+from inrank_monitor.runs import RankRule, Run, recompute
 
 Group = Literal["mlp", "all"]
 TABLE_3 = {  # rank by model and α
@@ -82,7 +80,7 @@ class TrainedRank(NamedTuple):
         buffer_rank: b.
         threshold: α.
         definition: of the explained ratio.
-        group: `mlp` (`inrank.gpt2.TARGETS`) or `all`.
+        group: `mlp` (`inrank.gpt2.models.TARGETS`) or `all`.
         rank: intrinsic rank.
         highest: the running maximum over the whole run.
         null_rank: of Gaussian matrices.

@@ -12,7 +12,7 @@ from inrank.reproduction.concentration import LOW_RANK, sample, share_above, sta
 from inrank.reproduction.experiment import Figure, Outcome, Outcomes, Request, Statement, Table
 from inrank.reproduction.verdicts import Sample, all_of, is_below, is_less, spread
 from inrank_monitor.figures import spectrum_evolution
-from inrank_monitor.null_model import null_singular_values
+from inrank_monitor.ranks import null_singular_values
 
 HALF = "half of noise's"
 LAYERS = {HIDDEN: "hidden layer", LAST: "last layer"}

@@ -18,7 +18,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from inrank.reproduction.concentration import FRACTION
-from inrank_monitor.run import Run
+from inrank_monitor.runs import Run
 
 NULL_DRAWS = 5
 _FEWEST = 3  # values: fewer have no order worth a number

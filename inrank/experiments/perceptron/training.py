@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from inrank.experiments.perceptron.images import Images, Source, read_images
 from inrank.reproduction.concentration import share_above, stable_rank
 from inrank.reproduction.experiment import ExperimentError, Training
-from inrank.zero_initialization import zero_initialize_
+from inrank.theory import zero_initialize_
 
 HIDDEN, LAST = "fc1.weight", "fc2.weight"
 _TEST_ROWS = 8192

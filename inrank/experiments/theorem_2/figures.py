@@ -13,17 +13,16 @@ from inrank.experiments.theorem_2.flows import sets_of
 from inrank.experiments.theorem_2.order import generator_of
 from inrank.experiments.theorem_2.statements import Cells
 from inrank.experiments.theorem_2.training import logged_modes, start_of
-from inrank.gradient_flow import gradient_flow
-from inrank.linear_networks import (
+from inrank.reproduction.experiment import Figure, Outcomes
+from inrank.theory import (
+    gradient_flow,
     learning_time,
     mode_strength,
     orthogonal_start,
     random_target,
     unbalanced_mode_strength,
 )
-from inrank.reproduction.experiment import Figure, Outcomes
-from inrank_monitor.figures import TEMPLATE, spectrum_evolution
-from inrank_monitor.figures.style import category, logarithmic, more_ink, new_figure
+from inrank_monitor.figures import TEMPLATE, category, logarithmic, more_ink, new_figure, spectrum_evolution
 
 PANELS = tuple((a, b) for a in (0.1, 1.0) for b in (0.01, 0.1, 1.0))
 _UNTIL = 5.0  # in units of τ over the weakest s

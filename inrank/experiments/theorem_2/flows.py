@@ -9,15 +9,15 @@ import torch
 from torch import Generator, Tensor
 
 from inrank.experiments.theorem_2.order import crossing_times, generator_of, normal, order
-from inrank.gradient_flow import gradient_flow
-from inrank.linear_networks import (
+from inrank.theory import (
     TargetModes,
+    gradient_flow,
     mode_strength,
     orthogonal_start,
     random_target,
     unbalanced_mode_strength,
 )
-from inrank_monitor.rank_metrics import effective_rank
+from inrank_monitor.ranks import effective_rank
 
 OUTPUTS, INPUTS = 12, 14
 STARTS = {

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Generator, Tensor
 
-from inrank.linear_networks import learning_time, mode_strength, unbalanced_mode_strength
-from inrank_monitor.rank_metrics import effective_rank
+from inrank.theory import learning_time, mode_strength, unbalanced_mode_strength
+from inrank_monitor.ranks import effective_rank
 
 
 def generator_of(seed: int) -> Generator:

@@ -9,9 +9,9 @@ import torch
 
 from inrank.experiments.theorem_2.flows import agreement, beyond_capacity, growth_rates, random_sets, residual
 from inrank.experiments.theorem_2.order import drawn, misfit, negative_share, update_rank
-from inrank.linear_networks import learning_time
 from inrank.reproduction.experiment import Statement
 from inrank.reproduction.verdicts import Sample, is_below, is_less, is_not_above, is_within
+from inrank.theory import learning_time
 
 Cells = Mapping[tuple[float, float], Sequence[Mapping[str, float]]]
 SLOPES = tuple(i / 10 for i in range(1, 11))  # a: the paper's 0.1 to 1.0

@@ -1,6 +1,6 @@
 """Theorem 2 and Figure 2: closed form of D_t's modes, integrated gradient flow, real gradient descent.
 
-The paper's u0 ~ N(0, b²) is taken as |u0|, for the reason in `inrank.linear_networks`; its b is not given, so three are
+The paper's u0 ~ N(0, b²) is taken as |u0|, for the reason in `theory.linear_networks`; its b is not given, so three are
 taken. What holds only where u0 ≪ s is asked twice, there and everywhere.
 """
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from inrank.experiments.theorem_2.order import crossing_times, generator_of, normal, order
-from inrank.linear_networks import TargetModes, mode_strength, orthogonal_start, random_orthogonal, random_target
 from inrank.reproduction.experiment import Outcome
+from inrank.theory import TargetModes, mode_strength, orthogonal_start, random_orthogonal, random_target
 from inrank_monitor import attach
 
 

@@ -1,0 +1,29 @@
+"""Weights as matrices: which ones a model has, what they are called, and their values at the start."""
+
+from __future__ import annotations
+
+from inrank_monitor.matrices.adapters import Adapter, since_start
+from inrank_monitor.matrices.finding import Coverage, CoverageRow, find_matrices, unwrap
+from inrank_monitor.matrices.initial_weights import InitialWeights, Keep, check_keep, no_weights
+from inrank_monitor.matrices.matrix import LowRankUpdate, Matrix, is_sharded, local
+from inrank_monitor.matrices.patterns import glob
+from inrank_monitor.matrices.reparametrized import hooked_weights
+
+__all__ = [
+    "Adapter",
+    "Coverage",
+    "CoverageRow",
+    "InitialWeights",
+    "Keep",
+    "LowRankUpdate",
+    "Matrix",
+    "check_keep",
+    "find_matrices",
+    "glob",
+    "hooked_weights",
+    "is_sharded",
+    "local",
+    "no_weights",
+    "since_start",
+    "unwrap",
+]

@@ -1,0 +1,30 @@
+"""Numbers drawn from a spectrum: ranks, explained ratios, norms, and what noise of the same shape would have."""
+
+from __future__ import annotations
+
+from inrank_monitor.ranks.metrics import (
+    DEFINITIONS,
+    Definition,
+    check_options,
+    effective_rank,
+    explained_ratio,
+    explained_ratio_curve,
+    intrinsic_rank,
+    next_rank,
+)
+from inrank_monitor.ranks.null_model import Kind, null_rank, null_singular_values, untrained_growth
+
+__all__ = [
+    "DEFINITIONS",
+    "Definition",
+    "Kind",
+    "check_options",
+    "effective_rank",
+    "explained_ratio",
+    "explained_ratio_curve",
+    "intrinsic_rank",
+    "next_rank",
+    "null_rank",
+    "null_singular_values",
+    "untrained_growth",
+]

@@ -1,0 +1,211 @@
+"""Ranks drawn anew from stored spectra, for another α, b or definition than the run was logged with.
+
+What the tracker logs at a snapshot, it draws from that snapshot's spectra and the rank reached before; the same is done
+here for all snapshots, and later for those that a live run has added since. Only the leading values that decide a
+rank are looked at: an eq. 7 ratio at r needs r + b of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from inrank_monitor.ranks import null_rank
+from inrank_monitor.ranks import Definition, check_options, explained_ratio_curve
+
+if TYPE_CHECKING:
+    from inrank_monitor.runs.run import Run
+
+_FIRST_REACH = 64  # a trained update's rank is mostly below this; the search goes on where it is not
+_CHUNK_ROWS = 1024  # spectra at a time, so that the running sums stay in the processor's cache
+
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # matrix, step, offsets, values
+
+
+@dataclass(frozen=True)
+class RankRule:
+    """How a rank is drawn from a spectrum: α, b and the definition of the explained ratio.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+
+    threshold: float = 0.9
+    buffer_rank: int = 100
+    definition: Definition = "paper"
+
+    def __post_init__(self) -> None:
+        check_options(self.threshold, self.buffer_rank, self.definition)
+
+
+def logged_rule(run: Run) -> RankRule:
+    """The rule that a run was logged with."""
+    return RankRule(run.threshold, run.buffer_rank, run.definition)
+
+
+def recompute(run: Run, rule: RankRule) -> pd.DataFrame:
+    """`run.measurements` with intrinsic_rank, running_rank, explained_ratio and null_rank by another rule.
+
+    For the rule that the run was logged with, the logged table itself.
+    """
+    return Recomputation(run, rule).table()
+
+
+class Recomputation:
+    """The measurements of one run by one rule; `table` does the work for snapshots that it has not seen yet."""
+
+    def __init__(self, run: Run, rule: RankRule) -> None:
+        self.run, self.rule = run, rule
+        self._forget()
+
+    def _forget(self) -> None:
+        self._seen: list[tuple[int, int]] = []
+        self._parts: list[pd.DataFrame] = []
+        self._running = np.zeros(len(self.run.matrices), dtype=np.int64)
+
+    def table(self) -> pd.DataFrame:
+        """One row a matrix and step, in the order of `run.measurements`."""
+        logged = self.run.measurements
+        if self.rule == logged_rule(self.run) or logged.empty:
+            return logged
+        batches = self.run.spectra()
+        marks = [(int(steps[0]), len(steps)) for _, steps, _, _ in batches]
+        if marks[: len(self._seen)] != self._seen:  # a resumed run took back some of its last steps
+            self._forget()
+        factored = factored_matrices(self.run)
+        sizes = self._sizes(factored)
+        for chunk in _chunks(batches[len(self._seen) :]):
+            self._parts.append(self._ranks(chunk, sizes))
+        self._seen = marks
+        ranks = pd.concat(self._parts, ignore_index=True)
+        ranks = ranks.sort_values(["step", "matrix"], kind="stable", ignore_index=True)
+        nulls = null_ranks(self.run, self.rule, factored)
+        missing = ranks["intrinsic_rank"] < 0
+
+        def integers(values: pd.Series) -> pd.Series:
+            return values.astype("Int32").mask(missing)
+
+        return logged.assign(
+            intrinsic_rank=integers(ranks["intrinsic_rank"]),
+            running_rank=integers(ranks["running_rank"]),
+            explained_ratio=ranks["explained_ratio"],
+            null_rank=pd.array(nulls[ranks["matrix"].to_numpy()], dtype="Int32"),
+        )
+
+    def _sizes(self, factored: np.ndarray) -> np.ndarray:
+        """Full length of each spectrum where zeros beyond what is stored belong to it, else 0."""
+        shapes = self.run.matrices[["rows", "cols"]].min(axis=1).to_numpy()
+        whole = self.run.leading is None
+        return np.where(factored & whole, shapes, 0)
+
+    def _ranks(self, chunk: Sequence[Batch], sizes: np.ndarray) -> pd.DataFrame:
+        """Intrinsic rank (−1: not finite), running rank and explained ratio of the rows of some batches."""
+        codes = np.concatenate([batch[0] for batch in chunk]).astype(np.int64)
+        lengths = np.concatenate([np.diff(batch[2]) for batch in chunk])
+        keep = (codes >= 0) & (codes < len(sizes))
+        intrinsic = np.where(lengths > 0, 0, -1)
+        curves: list[tuple[np.ndarray, int, int, np.ndarray]] = []
+        whole = np.maximum(np.where(keep, sizes[np.where(keep, codes, 0)], 0), lengths)
+        for length, size in sorted({*zip(lengths[keep].tolist(), whole[keep].tolist(), strict=True)}):
+            rows = np.flatnonzero(keep & (lengths == length) & (whole == size))
+            if length:
+                start = max(_FIRST_REACH, int(self._running[codes[rows]].max()))
+                intrinsic[rows], curve = _search(chunk, rows, length, size, self.rule, start)
+                curves.append((rows, length, size, curve))
+        before, running = self._grow(codes, intrinsic, keep)
+        ratio = np.full(len(codes), np.nan)
+        for rows, length, size, curve in curves:
+            at = np.clip(before[rows], 1, size)
+            if at.max() > curve.shape[1]:
+                curve = _curve(chunk, rows, length, size, self.rule, int(at.max()))
+            ratio[rows] = curve[np.arange(len(rows)), at - 1]
+        steps = np.concatenate([batch[1] for batch in chunk])
+        columns = {"step": steps, "matrix": codes, "intrinsic_rank": intrinsic, "running_rank": running}
+        return pd.DataFrame({**columns, "explained_ratio": ratio})[keep]
+
+    def _grow(self, codes: np.ndarray, intrinsic: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The running rank before and after each row; a non-finite row changes nothing."""
+        before, after = np.zeros_like(intrinsic), np.zeros_like(intrinsic)
+        order = np.argsort(codes, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+            rows = rows[keep[rows]]
+            if len(rows):
+                code = codes[rows[0]]
+                after[rows] = np.maximum(np.maximum.accumulate(intrinsic[rows]), self._running[code])
+                before[rows] = np.concatenate([self._running[code : code + 1], after[rows][:-1]])
+                self._running[code] = after[rows[-1]]
+        return before, after
+
+
+def factored_matrices(run: Run) -> np.ndarray:
+    """Which matrices, in model order, are layers held in factors: those whose layer rank was logged."""
+    measured = run.measurements
+    named = set(measured.loc[measured["layer_rank"].notna(), "matrix"].astype(str).unique())
+    return np.array([name in named for name in run.matrices.index], dtype=bool)
+
+
+def null_ranks(run: Run, rule: RankRule, factored: np.ndarray) -> np.ndarray:
+    """The null rank of each matrix, in model order, by a rule."""
+    if rule == logged_rule(run):
+        return run.matrices["null_rank"].to_numpy()
+    options = (rule.threshold, rule.buffer_rank, rule.definition)
+    leading = run.leading
+    shapes = [(entry["rows"], entry["cols"], entry.get("adapter_rank")) for entry in run.info["matrices"]]
+    return np.array(
+        [
+            null_rank(rows, cols, *options, "factors" if product else "gaussian", None if product else leading, rank)
+            for (rows, cols, rank), product in zip(shapes, factored, strict=True)
+        ],
+        dtype=np.int64,
+    )
+
+
+def _chunks(batches: Sequence[Batch]) -> list[list[Batch]]:
+    chunks: list[list[Batch]] = []
+    rows = _CHUNK_ROWS
+    for batch in batches:
+        if rows >= _CHUNK_ROWS:
+            chunks.append([])
+            rows = 0
+        chunks[-1].append(batch)
+        rows += len(batch[0])
+    return chunks
+
+
+def _leading(chunk: Sequence[Batch], rows: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` values of some rows of a chunk."""
+    parts = []
+    start = 0
+    for codes, _, offsets, values in chunk:
+        inside = rows[(rows >= start) & (rows < start + len(codes))] - start
+        if len(inside):
+            parts.append(values[np.asarray(offsets)[inside][:, None] + np.arange(count)])
+        start += len(codes)
+    return np.concatenate(parts)
+
+
+def _curve(chunk: Sequence[Batch], rows: np.ndarray, length: int, size: int, rule: RankRule, reach: int) -> np.ndarray:
+    """g(1..reach) of some rows of one length; all of it where all values are needed."""
+    count = reach + rule.buffer_rank
+    if rule.definition == "reference" or count > length:
+        return explained_ratio_curve(_leading(chunk, rows, length), rule.buffer_rank, rule.definition, size)
+    return explained_ratio_curve(_leading(chunk, rows, count), rule.buffer_rank)[:, :reach]
+
+
+def _search(
+    chunk: Sequence[Batch], rows: np.ndarray, length: int, size: int, rule: RankRule, reach: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Intrinsic ranks of rows of one length, and the ratio curves as far as they were needed."""
+    nothing = ~(_leading(chunk, rows, 1)[:, 0] > 0)
+    while True:
+        curve = _curve(chunk, rows, length, size, rule, reach)
+        reached = curve >= rule.threshold if rule.definition == "paper" else curve > rule.threshold
+        if curve.shape[1] == size:
+            reached[:, -1] = True
+        if (reached.any(axis=1) | nothing).all():
+            return np.where(nothing, 0, reached.argmax(axis=1) + 1), curve
+        reach *= 4

@@ -1,0 +1,177 @@
+"""One run for many readers: read once, refreshed by appending, its tables kept for every rule asked for.
+
+A dashboard serves several pages from several threads. Each asks for `tables`, gets the same frames as long as nothing
+was added to the run, and must not change them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from inrank_monitor.runs.rank_rule import RankRule, Recomputation, factored_matrices, logged_rule, null_ranks
+from inrank_monitor.runs.run import Run, RunSummary, Status, open_run
+
+MAX_AGE = 0.5  # seconds between two looks at the disk, however many pages ask
+_RULES_KEPT = 4
+_SPECTRA_KEPT = 32
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run as it is at one moment, by one rule. The frames are shared: do not change them.
+
+    Attributes:
+        version: grows whenever something new was read.
+        matrices: with the null ranks of this rule, and whether the matrix is held in factors.
+        problems: what could not be read, in sentences.
+        leading: how many singular values were kept; None: all.
+        measured: how many of them were measured, where the others are estimates; None: all.
+    """
+
+    name: str
+    version: int
+    status: Status
+    rule: RankRule
+    logged_rule: RankRule
+    matrices: pd.DataFrame
+    coverage: pd.DataFrame
+    measurements: pd.DataFrame
+    scalars: pd.DataFrame
+    events: pd.DataFrame
+    problems: list[str]
+    leading: int | None
+    measured: int | None
+
+    @property
+    def steps(self) -> list[int]:
+        """The measured steps."""
+        return [int(step) for step in self.measurements["step"].unique()]
+
+    @property
+    def last_step(self) -> int:
+        """The last step known, measured or logged."""
+        known = [int(table["step"].max()) for table in (self.measurements, self.scalars) if len(table)]
+        return max(known, default=0)
+
+
+class SharedRun:
+    """A run that several threads read; see `RunState`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_run`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._run: Run = open_run(path)
+        self._recomputed: OrderedDict[RankRule, Recomputation] = OrderedDict()
+        self._tables: dict[RankRule, RunState] = {}
+        self._spectra: OrderedDict[str, pd.DataFrame] = OrderedDict()
+        self._version = 0
+        self._problem: str | None = None
+        self._looked = time.monotonic()
+
+    @property
+    def logged_rule(self) -> RankRule:
+        """The rule that the run was logged with."""
+        with self._lock:
+            return logged_rule(self._run)
+
+    @property
+    def status(self) -> Status:
+        """Live, finished or interrupted; interrupted too if the directory is gone."""
+        with self._lock:
+            try:
+                return self._run.status
+            except (OSError, ValueError):
+                return "interrupted"
+
+    def update(self, max_age: float | None = None) -> bool:
+        """Read what was added since; whether there was anything.
+
+        Args:
+            max_age: seconds; no look at the disk if the last one was more recent. Default: half a second.
+        """
+        with self._lock:
+            now = time.monotonic()
+            if now - self._looked < (MAX_AGE if max_age is None else max_age):
+                return False
+            self._looked = now
+            identity, before = self._run.info.get("id"), (self._run.status, self._problem)
+            try:
+                changed = self._run.refresh()
+                if self._run.info.get("id") != identity:  # another run was written in its place
+                    self._run, changed = open_run(self._run.path), True
+                    self._recomputed.clear()
+                self._problem = None
+            except (OSError, ValueError) as error:
+                self._problem, changed = f"{error}; what was read before is shown.", False
+            changed |= (self.status, self._problem) != before
+            if changed:
+                self._version += 1
+                self._tables.clear()
+                self._spectra.clear()
+            return changed
+
+    def tables(self, rule: RankRule | None = None) -> RunState:
+        """The run's tables, ranks by `rule` (default: as logged)."""
+        with self._lock:
+            rule = rule or logged_rule(self._run)
+            if rule not in self._tables:
+                self._tables[rule] = self._make(rule)
+            return self._tables[rule]
+
+    def _make(self, rule: RankRule) -> RunState:
+        run = self._run
+        if rule not in self._recomputed:
+            self._recomputed[rule] = Recomputation(run, rule)
+        self._recomputed.move_to_end(rule)
+        while len(self._recomputed) > _RULES_KEPT:
+            forgotten, _ = self._recomputed.popitem(last=False)
+            self._tables.pop(forgotten, None)
+        factored = factored_matrices(run)
+        matrices = run.matrices.assign(null_rank=null_ranks(run, rule, factored), in_factors=factored)
+        try:
+            problems = list(run.problems)
+        except OSError:
+            problems = []
+        return RunState(
+            name=run.name,
+            version=self._version,
+            status=self.status,
+            rule=rule,
+            logged_rule=logged_rule(run),
+            matrices=matrices,
+            coverage=run.coverage,
+            measurements=self._recomputed[rule].table(),
+            scalars=run.scalars,
+            events=run.events,
+            problems=problems + ([self._problem] if self._problem else []),
+            leading=run.leading,
+            measured=run.measured,
+        )
+
+    def singular_values(self, name: str) -> pd.DataFrame:
+        """Spectra of one matrix; see `Run.singular_values`.
+
+        Raises:
+            KeyError: there is no such matrix.
+        """
+        with self._lock:
+            if name not in self._spectra:
+                self._spectra[name] = self._run.singular_values(name)
+            self._spectra.move_to_end(name)
+            while len(self._spectra) > _SPECTRA_KEPT:
+                self._spectra.popitem(last=False)
+            return self._spectra[name]
+
+    def summary(self) -> RunSummary:
+        """The run in one line."""
+        with self._lock:
+            return self._run.summary()

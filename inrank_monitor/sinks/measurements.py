@@ -1,0 +1,119 @@
+"""The measurements of one snapshot, as the event file and the sinks get them, and the flat scalars drawn from them.
+
+Tags are `intrinsic_rank/h.0.mlp.c_fc.weight` for one matrix, `intrinsic_rank/h.all.mlp.c_fc.weight` for the mean over
+matrices that differ only in their numbers, `mean/intrinsic_rank` for the mean over all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from inrank_monitor.runs import FLOAT_METRICS, INTEGER_METRICS
+
+METRICS = (*INTEGER_METRICS, *FLOAT_METRICS, "rank_over_null_rank")
+TAGS = (
+    "running_rank",
+    "intrinsic_rank",
+    "explained_ratio",
+    "stable_rank",
+    "relative_norm",
+    "rank_over_null_rank",
+)
+CURVES = ("intrinsic_rank", "rank_over_null_rank")
+MOST_CURVES = 32  # matrices with curves of their own: hundreds of charts freeze a page
+_NUMBER = re.compile(r"(?<![^.\[])\d+(?![^.\]])")
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """One snapshot: the matrices whose update is finite, in the tracker's order.
+
+    Attributes:
+        step: optimizer steps since attach.
+        time: unix seconds.
+        names: of the matrices.
+        metrics: (matrices,) floats by column of `run.measurements`, and `rank_over_null_rank`; NaN where there is none.
+        singular_values: one descending array a matrix.
+        watched: number of matrices that the tracker watches, measured here or not.
+    """
+
+    step: int
+    time: float
+    names: Sequence[str]
+    metrics: Mapping[str, np.ndarray]
+    singular_values: Sequence[np.ndarray]
+    watched: int
+
+    @classmethod
+    def of(
+        cls, step: int, when: float, columns: Mapping[str, Any], names: Sequence[str], null_ranks: Sequence[int]
+    ) -> Self:
+        """From the columns of a snapshot's record batch; `names` and `null_ranks` are of every watched matrix."""
+        rows = [row for row, rank in enumerate(columns["intrinsic_rank"]) if rank is not None]
+        places = [int(columns["matrix"][row]) for row in rows]
+        metrics = {
+            name: np.array([np.nan if columns[name][row] is None else columns[name][row] for row in rows], dtype=float)
+            for name in (*INTEGER_METRICS, *FLOAT_METRICS)
+        }
+        nulls = np.array([max(null_ranks[place], 1) for place in places], dtype=float)
+        return cls(
+            step=step,
+            time=when,
+            names=[names[place] for place in places],
+            metrics={**metrics, "rank_over_null_rank": metrics["intrinsic_rank"] / nulls},
+            singular_values=[np.asarray(columns["singular_values"][row]) for row in rows],
+            watched=len(names),
+        )
+
+    def scalars(self, curves: Sequence[str] = CURVES, matrices: Container[str] | None = None) -> dict[str, float]:
+        """What suits a page of charts: the mean of each of `TAGS` over all matrices, and curves a matrix.
+
+        Args:
+            curves: the metrics that have curves of their own; any of `METRICS`.
+            matrices: names of the matrices that have them. Default: every matrix of at most 32, else one curve for
+                matrices that differ only in their numbers (`h.all.mlp.c_fc.weight`).
+
+        Returns:
+            Finite values by tag.
+        """
+        values = {f"mean/{tag}": _mean(self.metrics[tag]) for tag in TAGS}
+        if matrices is None and self.watched > MOST_CURVES:
+            values |= self._by_group(curves)
+        else:
+            values |= self.by_matrix(curves, matrices)
+        return _finite(values)
+
+    def by_matrix(self, curves: Sequence[str] = TAGS, matrices: Container[str] | None = None) -> dict[str, float]:
+        """Finite values by `metric/matrix`, for all matrices or those named."""
+        return _finite(
+            {
+                f"{curve}/{name}": float(self.metrics[curve][row])
+                for row, name in enumerate(self.names)
+                if matrices is None or name in matrices
+                for curve in curves
+            }
+        )
+
+    def _by_group(self, curves: Sequence[str]) -> dict[str, float]:
+        groups: defaultdict[str, list[int]] = defaultdict(list)
+        for row, name in enumerate(self.names):
+            groups[_NUMBER.sub("all", name)].append(row)  # and not "*", which some loggers refuse
+        return {
+            f"{curve}/{group}": _mean(self.metrics[curve][rows]) for group, rows in groups.items() for curve in curves
+        }
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean over the finite values; NaN of none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
+def _finite(values: dict[str, float]) -> dict[str, float]:
+    return {tag: value for tag, value in values.items() if np.isfinite(value)}

@@ -1,0 +1,47 @@
+"""How a run takes its spectra: all values, the leading ones from where they were last, or those and an estimate beside.
+
+What a method remembers of a matrix is k + 8 vectors as long as one of its sides, on the matrix's device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from inrank_monitor.spectra.estimated import estimated_spectrum
+from inrank_monitor.spectra.leading import LeadingSubspace, leading_singular_values
+from inrank_monitor.spectra.spectrum import Spectrum, singular_values
+
+
+@dataclass
+class SpectrumMethod:
+    """One run's way from updates to spectra.
+
+    Attributes:
+        leading: how many values; None for all.
+        density: whether those after the leading ones are estimated, where not all are measured.
+    """
+
+    leading: int | None = None
+    density: bool = False
+    _subspaces: dict[str, LeadingSubspace] = field(default_factory=dict, repr=False)
+
+    def spectrum(self, name: str, update: Tensor) -> Spectrum:
+        """Of the update (rows, cols) of the matrix of this name.
+
+        Raises:
+            torch.linalg.LinAlgError: an iteration did not converge.
+        """
+        if self.leading is None or self.leading >= min(update.shape):
+            return self.known(singular_values(update))
+        subspace = self._subspaces.setdefault(name, LeadingSubspace())
+        if self.density:
+            return estimated_spectrum(update, self.leading, subspace=subspace)
+        return leading_singular_values(update, self.leading, iterations=1, subspace=subspace)
+
+    def known(self, values: Tensor) -> Spectrum:
+        """Of a matrix whose values are all known, descending."""
+        kept = values if self.density else values[: self.leading]
+        return Spectrum(kept, 0.0, float(torch.linalg.vector_norm(values)))

@@ -1,0 +1,146 @@
+"""attach(): checks what it is given, begins or resumes the run directory, and makes the tracker.
+
+Everything that can be wrong is found here, before the first step, and raised with the argument's name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+from torch.optim import Optimizer
+
+from inrank_monitor.distributed import gathering_modules, training_processes
+from inrank_monitor.matrices import Keep, check_keep, find_matrices, unwrap
+from inrank_monitor.ranks import Definition, check_options
+from inrank_monitor.sinks import Sink, check_sinks, connect_sinks
+from inrank_monitor.tracking.run_start import start_run
+from inrank_monitor.tracking.schedule import Schedule, make_schedule
+from inrank_monitor.tracking.snapshot import RankOptions, check_leading
+from inrank_monitor.tracking.tracker import SpectrumTracker
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer] | None,
+    directory: str | Path,
+    *,
+    every: int | None = None,
+    schedule: Schedule | Callable[[int], bool] | None = None,
+    max_overhead: float = 0.01,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    threshold: float = 0.9,
+    buffer_rank: int = 100,
+    definition: Definition = "paper",
+    leading: int | None = None,
+    density: bool = False,
+    initial_weights: Keep = "disk",
+    embeddings: bool = False,
+    split_parts: bool = True,
+    tensorboard: bool = True,
+    resume: bool | int = False,
+    strict: bool = False,
+    distributed: bool | None = None,
+    sinks: Sequence[Sink] = (),
+) -> SpectrumTracker:
+    """Watch the spectra of ΔW = W_t − W0 of every weight matrix; W0 is the weights as they are now.
+
+    Args:
+        model: any module, also compiled or wrapped in DataParallel or DistributedDataParallel.
+        optimizer: its steps are counted by a hook. Several may be given, in the order in which the loop steps them: the
+            last one counts. None: call `tracker.step()` after each step.
+        directory: of the run; made if need be.
+        every: measure at each multiple of this many steps, whatever it costs.
+        schedule: measure where this function of the step is true (or a `Schedule`). Default: `Automatic`.
+        max_overhead: the automatic schedule's share of wall time.
+        include: globs over matrix names; only these are watched.
+        exclude: globs over matrix names; these are not.
+        threshold: α, in (0, 1].
+        buffer_rank: b of eq. 7.
+        definition: of the explained ratio.
+        leading: measure only this many leading singular values, with a bound on their error.
+        density: with `leading`: estimate the values after them, for densities and norms of very large matrices.
+        initial_weights: where W0 is kept: `"disk"`, `"memory"` (CPU) or `"device"`.
+        embeddings: watch embeddings too.
+        split_parts: q, k, v and recurrent gates as matrices of their own.
+        tensorboard: write an event file beside the log.
+        resume: True or a step goes on with the run in `directory`; see `tracking.run_start.start_run`.
+        strict: raise the tracker's errors inside the loop instead of recording them.
+        distributed: None: where torch.distributed runs several processes, all of them call `attach`, one run is
+            written, and the spectra are shared out among them. False: this process watches alone.
+        sinks: other loggers that get the measurements too; see `inrank_monitor.sinks`.
+
+    Raises:
+        ValueError, TypeError: an argument is wrong; the message names it.
+        FileExistsError: `directory` holds a run and `resume` is False.
+        OSError: the directory cannot be written.
+
+    References:
+        Zhao et al. 2023, arXiv:2306.11250, definition 1 and eq. 7.
+    """
+    began = time.perf_counter()
+    if not isinstance(directory, str | Path):
+        raise TypeError(f"directory must be a path, got {directory!r}")
+    if not isinstance(resume, int) or resume < 0:
+        raise ValueError(f"resume must be True, False or a step of at least 0, got {resume!r}")
+    check_keep(initial_weights)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_options(threshold, buffer_rank, definition)
+    check_leading(leading, density)
+    sinks = check_sinks(sinks)
+    chosen = make_schedule(every, schedule, max_overhead)
+    for module in gathering_modules(model):
+        module.reshard()
+    optimizers = _optimizers(optimizer, model)
+    matrices, coverage = find_matrices(
+        model, include=include, exclude=exclude, embeddings=embeddings, split_parts=split_parts
+    )
+    processes = training_processes(distributed)
+    processes.on_main(lambda: connect_sinks(sinks, [matrix.name for matrix in matrices]))
+    options = RankOptions(threshold, buffer_rank, definition, leading, density)
+    settings = {"every": every, "max_overhead": max_overhead, "initial_weights": initial_weights}
+    try:
+        started = start_run(
+            Path(directory),
+            model,
+            matrices,
+            coverage,
+            options,
+            initial_weights,
+            resume,
+            _own_steps(optimizers),
+            settings,
+            processes,
+        )
+    except BaseException:
+        processes.close()
+        raise
+    seconds = time.perf_counter() - began
+    return SpectrumTracker(
+        started, matrices, coverage, options, chosen, optimizers, tensorboard, strict, seconds, sinks
+    )
+
+
+def _optimizers(given: Optimizer | Sequence[Optimizer] | None, model: nn.Module) -> list[Optimizer]:
+    optimizers: list[Optimizer] = []
+    for optimizer in [] if given is None else given if isinstance(given, list | tuple) else [given]:
+        while not hasattr(optimizer, "_optimizer_step_post_hooks") and hasattr(optimizer, "optimizer"):
+            optimizer = optimizer.optimizer  # accelerate's wrapper
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer, a list of them or None, got {optimizer!r}")
+        optimizers.append(optimizer)
+    own = {id(parameter) for parameter in unwrap(model).parameters()}
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    if optimizers and not own & held:
+        raise ValueError("optimizer holds no parameter of model: was it made for another one?")
+    return optimizers
+
+
+def _own_steps(optimizers: Sequence[Optimizer]) -> int | None:
+    """The last optimizer's own step counter, where it has one (Adam and its kin)."""
+    counters = [state["step"] for state in (optimizers[-1].state.values() if optimizers else ()) if "step" in state]
+    return int(max(map(float, counters))) if counters else None

@@ -1,0 +1,276 @@
+"""The thread that turns snapshots into rows and writes them, so that a slow disk never holds up the training loop.
+
+One thread, one queue, jobs in order. An error stays here: it is reported once and kept; a write that the disk refused
+is tried again with the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from inrank_monitor.matrices import Matrix
+from inrank_monitor.runs import TENSORBOARD_DIR, RunLog
+from inrank_monitor.sinks import EventFile, Measurements, Sink, SinkThreads, import_protocol
+from inrank_monitor.tracking.snapshot import RankOptions, Snapshot, metric_columns
+
+logger = logging.getLogger("inrank_monitor")
+ScalarRow = tuple[int, float, str, "float | Tensor"]
+
+
+def signature(error: BaseException) -> str:
+    """What makes two errors the same for a report: type and place, not the text, which may hold a step."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
+    return f"{type(error).__name__} {error.errno if isinstance(error, OSError) else place}"
+
+
+class Recorder:
+    """Writes one run in the background.
+
+    Args:
+        directory: of the run.
+        segment: of the log's streams.
+        matrices: what is watched.
+        norms: ‖W0‖_F, one a matrix.
+        null_ranks: one a matrix.
+        options: of the ranks.
+        running: running rank, one a matrix, to go on from.
+        resume_step: where an interrupted run is taken up.
+        tensorboard: write the event file too.
+        sinks: connected; each gets the snapshots in a thread of its own.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        segment: int,
+        matrices: Sequence[Matrix],
+        norms: Sequence[float],
+        null_ranks: Sequence[int],
+        options: RankOptions,
+        running: np.ndarray,
+        resume_step: int | None,
+        tensorboard: bool,
+        sinks: Sequence[Sink] = (),
+    ) -> None:
+        self.process = os.getpid()
+        self._directory, self._resume_step = directory, resume_step
+        self._matrices, self._norms, self._null_ranks = matrices, norms, null_ranks
+        self._options, self._running = options, running
+        self._log = RunLog(directory, segment)
+        self._event_file: EventFile | None = None
+        self._tensorboard = tensorboard
+        self.finished_steps: list[int] = []
+        self.failure: BaseException | None = None  # the first one
+        self.backlog = 0
+        self._seconds = 0.0
+        self._step = resume_step or 0
+        self._reported: set[str] = set()
+        self._notes: list[tuple[str, str | None, str]] = []  # what went wrong here, to be recorded once it can be
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._sinks = SinkThreads(sinks, self._report_sink)
+        # A daemon, so that a script that forgets to close ends; the exit handler of the tracker closes it in time.
+        self._thread = threading.Thread(target=self._work, name="inrank-recorder", daemon=True)
+        self._thread.start()
+
+    @property
+    def seconds(self) -> float:
+        """Processor time of the recorder's thread and of the sinks'."""
+        return self._seconds + self._sinks.seconds
+
+    def snapshot(self, snapshot: Snapshot) -> None:
+        """Draw the metrics of a snapshot and write them."""
+        self.backlog += 1
+        self._jobs.put(lambda: self._snapshot(snapshot))
+
+    def scalars(self, rows: Sequence[ScalarRow]) -> None:
+        """Write (step, unix seconds, name, value) rows; a value on a device is fetched in this thread."""
+        self._jobs.put(lambda: self._scalars(rows))
+
+    def event(self, step: int, kind: str, matrix: str | None, message: str) -> None:
+        """Write one event."""
+        now = time.time()
+        self._jobs.put(lambda: self._events(step, now, [(kind, matrix, message)]))
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until everything handed over so far has been dealt with; whether that was in time."""
+        done = threading.Event()
+        self._jobs.put(done.set)
+        return done.wait(timeout)
+
+    def close(self) -> int:
+        """Write what is left, end the thread; how many batches could not be written."""
+        if threading.current_thread() is self._thread:  # the tracker was dropped, and collected here
+            while not self._jobs.empty():
+                if job := self._jobs.get():
+                    self._do(job)
+            self._sinks.close()
+            self._last()
+            self._jobs.put(None)
+        else:
+            if self._sinks:
+                self.drain()  # they get what the log has
+                self._sinks.close()
+            self._jobs.put(self._last)
+            self._jobs.put(None)
+            self._thread.join()
+        self._matrices = ()
+        return self._log.waiting + self._log.dropped
+
+    def _work(self) -> None:
+        try:
+            if self._tensorboard:
+                import_protocol()
+        except ImportError as error:
+            self._tensorboard = False
+            self._failed(error)
+        while (job := self._jobs.get()) is not None:
+            self._do(job)
+            del job
+
+    def _do(self, job: Callable[[], None]) -> None:
+        before = time.thread_time()
+        try:
+            job()
+            self._write_notes()
+        except Exception as error:  # whatever it is, training goes on: it is reported, never hidden
+            self._failed(error)
+        finally:
+            self._seconds += time.thread_time() - before
+
+    def _failed(self, error: Exception) -> None:
+        self.failure = self.failure or error
+        if signature(error) in self._reported:
+            return
+        self._reported.add(signature(error))
+        if isinstance(error, OSError):
+            self._notes.append(("write_failed", None, f"{error}; kept, and tried again until it worked"))
+            logger.warning("%s: %s; what is unwritten is kept and tried again", self._directory, error)
+        else:
+            text = "".join(traceback.format_exception(error))
+            self._notes.append(("error", None, text))
+            logger.error("error in the tracker's thread; training goes on\n%s", text)
+
+    def _report_sink(self, step: int, message: str, error: Exception | None) -> None:
+        """Record what went wrong with a sink, in its thread: each kind of error once."""
+        if error is None:
+            logger.warning("%s: %s", self._directory, message)
+            self.event(step, "sink_behind", None, message)
+            return
+        self.failure = self.failure or error
+        mark = f"{message} {signature(error)}"
+        if mark not in self._reported:
+            self._reported.add(mark)
+            text = f"{message}\n{''.join(traceback.format_exception(error))}"
+            logger.error("%s", text)
+            self.event(step, "error", None, text)
+
+    def _write_notes(self) -> None:
+        notes, self._notes = self._notes, []
+        self._events(self._step, time.time(), notes)
+
+    def _snapshot(self, snapshot: Snapshot) -> None:
+        self._step = snapshot.step
+        try:
+            columns = metric_columns(snapshot, self._matrices, self._norms, self._options, self._running)
+            try:
+                if snapshot.places:  # what waits for the disk must not keep the snapshot itself alive
+                    self._log.append("measurements", columns, partial(self.finished_steps.append, snapshot.step))
+            finally:
+                names = [matrix.name for matrix in self._matrices]
+                found = Measurements.of(snapshot.step, snapshot.time, columns, names, self._null_ranks)
+                if found.names:
+                    self._sinks.write(found)
+                self._events(snapshot.step, snapshot.time, _summarise(snapshot))
+                self._to_tensorboard(lambda file: file.add_measurements(found))
+        finally:
+            self.backlog -= 1
+
+    def _scalars(self, rows: Sequence[ScalarRow]) -> None:
+        values = [(step, when, name, float(value)) for step, when, name, value in rows]
+        names = ("step", "time", "name", "value")
+        try:
+            self._log.append("scalars", dict(zip(names, map(list, zip(*values, strict=True)), strict=True)))
+        finally:
+            self._to_tensorboard(lambda file: file.add_scalars(values))
+
+    def _events(self, step: int, when: float, rows: Sequence[tuple[str, str | None, str]]) -> None:
+        if rows:
+            kinds, matrices, messages = zip(*rows, strict=True)
+            columns: dict[str, Any] = {"kind": kinds, "matrix": matrices, "message": messages}
+            self._log.append("events", {"step": [step] * len(rows), "time": [when] * len(rows), **columns})
+
+    def _to_tensorboard(self, write: Callable[[EventFile], None]) -> None:
+        """Write to the event file; it is given up after an error, since the log has everything."""
+        if not self._tensorboard:
+            return
+        try:
+            if self._event_file is None:
+                names = [matrix.name for matrix in self._matrices]
+                self._event_file = EventFile(self._directory / TENSORBOARD_DIR, names, self._resume_step)
+            write(self._event_file)
+        except Exception as error:
+            self._tensorboard = isinstance(error, OSError)  # a full disk may have room again
+            raise
+
+    def _last(self) -> None:
+        try:
+            self._log.flush()
+        finally:
+            self._log.close()
+            if self._event_file is not None:
+                self._event_file.close()
+
+
+class NoRecorder:
+    """What a process has that does not write the run."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.finished_steps: list[int] = []
+        self.failure: BaseException | None = None
+        self.seconds, self.backlog = 0.0, 0
+
+    def snapshot(self, snapshot: Snapshot) -> None:
+        """Nothing."""
+
+    def scalars(self, rows: Sequence[ScalarRow]) -> None:
+        """Nothing."""
+
+    def event(self, step: int, kind: str, matrix: str | None, message: str) -> None:
+        """Nothing."""
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Nothing waits."""
+        return True
+
+    def close(self) -> int:
+        """Nothing is lost."""
+        return 0
+
+
+def _summarise(snapshot: Snapshot) -> list[tuple[str, str | None, str]]:
+    """One event a kind of problem or notice: a diverged model must not fill the log with one a matrix."""
+    by_kind: dict[str, list[tuple[str, str]]] = {}
+    for kind, matrix, message in [*snapshot.problems, *snapshot.notices]:
+        by_kind.setdefault(kind, []).append((matrix, message))
+    rows: list[tuple[str, str | None, str]] = []
+    for kind, found in by_kind.items():
+        names = ", ".join(name for name, _ in found[:5]) + (", …" if len(found) > 5 else "")
+        message = found[0][1] if len(found) == 1 else f"{len(found)} matrices ({names}): {found[0][1]}"
+        rows.append((kind, found[0][0] if len(found) == 1 else None, message))
+    return rows

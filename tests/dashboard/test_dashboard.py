@@ -1,0 +1,414 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.drawn import numbers
+from helpers.made_runs import append_steps, make_run, names_of
+from streamlit.testing.v1 import AppTest
+
+from inrank_monitor import list_runs, open_run
+from inrank_monitor.advice import advise
+from inrank_monitor.launch import RUNS_VARIABLE, app_directory
+from inrank_monitor.ranks import metrics as rank_metrics
+from inrank_monitor.runs.folder import RunFolder
+from inrank_monitor.runs.log import RUN_FILE, Lock, RunLog
+from inrank_monitor.runs.rank_rule import RankRule, recompute
+from inrank_monitor.runs.shared_run import SharedRun
+
+APP = app_directory() / "streamlit_app.py"
+VIEWS = (
+    "Runs",
+    "Overview",
+    "Rank evolution",
+    "Spectrum density",
+    "Spectrum evolution",
+    "Explained ratio",
+    "Compare",
+    "Advice",
+)
+WITH_FIGURES = VIEWS[1:-1]
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(RUNS_VARIABLE, str(tmp_path / "runs"))
+    (tmp_path / "runs").mkdir()
+    return tmp_path / "runs"
+
+
+def show(view: str, **address: Any) -> AppTest:
+    """The page at an address, drawn once."""
+    app = AppTest.from_file(str(APP), default_timeout=60)
+    for name, value in {"view": view, **address}.items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception, app.exception[0]
+    return app
+
+
+def specs(app: AppTest) -> list[dict[str, Any]]:
+    """The page's figures as their JSON."""
+    return [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
+
+
+def by_name(figure: dict[str, Any], matrices: pd.Index) -> dict[str, dict[str, Any]]:
+    """Traces that stand for a matrix."""
+    return {t["meta"][0]: t for t in figure["data"] if t.get("meta") and t["meta"][0] in set(matrices)}
+
+
+def texts(app: AppTest) -> str:
+    """All that the page says outside of figures and tables."""
+    parts = (*app.markdown, *app.caption, *app.error, *app.warning, *app.info, *app.title, *app.header)
+    return "\n".join(str(part.value) for part in parts)
+
+
+@pytest.fixture
+def run(folder: Path) -> Any:
+    return open_run(make_run(folder / "first", matrices=10))
+
+
+def test_table_of_runs_is_the_list_of_runs_newest_first(folder: Path) -> None:
+    for place, name in enumerate(("old", "new", "middle")):
+        make_run(folder / name, created=1e9 + (place * 2) % 3, seed=place)
+    table = show("Runs").dataframe[0].value
+    summaries = list_runs(folder)
+    assert list(table["run"]) == [summary.path.name for summary in summaries]
+    assert list(table["mean_rank"]) == [summary.mean_rank for summary in summaries]
+    assert list(table["rank_over_null"]) == [summary.mean_rank_over_null for summary in summaries]
+    assert list(table["loss"]) == [summary.loss for summary in summaries]
+
+
+def test_heat_map_is_rank_over_null_rank_and_the_loss_stands_beside_it(run: Any) -> None:
+    heat, loss = specs(show("Overview"))
+    table = run.measurements.astype({"matrix": str})
+    expected = (table["running_rank"] / table["null_rank"]).astype(float)
+    expected.index = pd.MultiIndex.from_frame(table[["matrix", "step"]])
+    expected = expected.unstack().loc[heat["data"][0]["y"]]
+    np.testing.assert_allclose(numbers(heat["data"][0]["z"]), expected, rtol=1e-6)
+    logged = run.scalars[run.scalars["name"] == "loss"]["value"]
+    np.testing.assert_allclose(numbers(loss["data"][0]["y"]), logged)
+
+
+def test_rank_lines_are_the_logged_ranks_beside_their_null_rank(run: Any) -> None:
+    (figure,) = specs(show("Rank evolution", group="block"))
+    lines = by_name(figure, run.matrices.index)
+    assert set(lines) == set(run.matrices.index)
+    for name, rows in run.measurements.groupby("matrix", observed=True):
+        np.testing.assert_array_equal(numbers(lines[str(name)]["y"]), rows["running_rank"].astype(float))
+        assert set(numbers(lines[str(name)]["customdata"])) == {float(run.matrices.loc[name, "null_rank"])}
+    assert {"block 0", "block 1"} <= {trace.get("name") for trace in figure["data"]}
+
+
+def test_filters_in_the_address_leave_only_their_matrices(run: Any) -> None:
+    (figure,) = specs(show("Rank evolution", block="block 1", role=["q", "MLP in"]))
+    assert set(by_name(figure, run.matrices.index)) == {"h.1.attn.c_attn.weight[q]", "h.1.mlp.c_fc.weight"}
+
+
+@pytest.mark.parametrize(
+    ("when", "steps"), [("two steps", [10, 40]), ("one step", [40]), ("all steps", [10, 20, 30, 40])]
+)
+def test_density_fills_the_rank_reached_by_each_step(run: Any, when: str, steps: list[int]) -> None:
+    (figure,) = specs(show("Spectrum density", when=when, matrix="h.0.mlp.c_fc.weight"))
+    drawn = {t["meta"][0]: t["meta"][1] for t in figure["data"] if len(t.get("meta") or []) == 3}
+    mine = run.measurements[run.measurements["matrix"] == "h.0.mlp.c_fc.weight"].set_index("step")["running_rank"]
+    assert drawn == {step: int(mine[step]) for step in steps}
+
+
+def test_density_steps_come_from_the_address(run: Any) -> None:
+    (figure,) = specs(show("Spectrum density", steps=["20", "30"]))
+    assert {t["meta"][0] for t in figure["data"] if len(t.get("meta") or []) == 3} == {20, 30}
+
+
+def test_spectrum_lines_are_the_stored_singular_values(run: Any) -> None:
+    app = show("Spectrum evolution", matrices=["h.0.mlp.c_fc.weight", "h.1.mlp.c_fc.weight"])
+    for figure, name in zip(specs(app), ("h.0.mlp.c_fc.weight", "h.1.mlp.c_fc.weight"), strict=True):
+        values = run.singular_values(name)
+        lines = {t["meta"][0]: numbers(t["y"]) for t in figure["data"] if t.get("meta")}
+        assert set(lines) == set(values.columns)
+        for index, line in lines.items():
+            np.testing.assert_allclose(line, values[index])
+
+
+def test_explained_ratio_curve_is_that_of_the_spectrum_with_its_rank_ringed(run: Any) -> None:
+    curve, lines = specs(show("Explained ratio", matrix="h.0.mlp.c_fc.weight", step="30"))
+    values = run.singular_values("h.0.mlp.c_fc.weight").loc[30].to_numpy()
+    expected = rank_metrics.explained_ratio_curve(values, run.buffer_rank)
+    np.testing.assert_allclose(numbers(curve["data"][0]["y"]), expected)
+    assert numbers(curve["data"][1]["x"]) == [rank_metrics.intrinsic_rank(values, run.threshold, run.buffer_rank)]
+    mine = run.measurements[run.measurements["matrix"] == "h.0.mlp.c_fc.weight"]["explained_ratio"]
+    np.testing.assert_allclose(numbers(by_name(lines, run.matrices.index)["h.0.mlp.c_fc.weight"]["y"]), mine)
+
+
+def test_compare_draws_a_line_a_run_aligned_by_share_of_training(folder: Path) -> None:
+    for place, name in enumerate(("short", "long")):
+        make_run(folder / name, steps=range(0, 30 + 30 * place, 10), seed=place)
+    figure, loss = specs(
+        show("Compare", run=["short", "long"], align="share of training", compared="h.0.mlp.c_fc.weight")
+    )
+    for trace, name in zip(figure["data"], ("short", "long"), strict=True):
+        table = open_run(folder / name).measurements
+        mine = table[table["matrix"] == "h.0.mlp.c_fc.weight"]
+        assert trace["name"] == name
+        np.testing.assert_array_equal(numbers(trace["y"]), mine["running_rank"].astype(float))
+        np.testing.assert_allclose(numbers(trace["x"]), mine["step"] / mine["step"].max())
+    assert [trace["name"] for trace in loss["data"]] == ["short", "long"]
+
+
+def test_advice_is_the_advice_of_the_package(run: Any) -> None:
+    app = show("Advice")
+    table, expected = app.dataframe[0].value, advise(run)
+    assert list(table["matrix"]) == list(expected.index)
+    for column in ("rank", "last_rank", "null_rank", "parameters_saved", "multiply_adds_saved", "verdict"):
+        assert list(table[column]) == list(expected[column])
+    labels = [button.proto.label for button in app.get("download_button")]
+    assert labels == ["Advice as CSV", "rank_pattern for LoRA (JSON)"]
+
+
+def test_changing_the_rule_recomputes_ranks_from_the_stored_spectra(run: Any) -> None:
+    app = show("Rank evolution")
+    app.slider(key="alpha").set_value(0.6)
+    app.number_input(key="b").set_value(4)
+    app.run()
+    table = recompute(run, RankRule(0.6, 4))
+    lines = by_name(specs(app)[0], run.matrices.index)
+    for name, rows in table.groupby("matrix", observed=True):
+        np.testing.assert_array_equal(numbers(lines[str(name)]["y"]), rows["running_rank"].astype(float))
+    assert "recomputed" in texts(app)
+    app.radio(key="definition").set_value("reference").run()
+    assert not app.exception
+    next(button for button in app.button if button.label.startswith("Back to")).click().run()
+    assert "recomputed" not in texts(app)
+    assert not app.exception
+
+
+def test_what_is_chosen_stands_in_the_address(run: Any) -> None:
+    app = show("Overview")
+    assert app.query_params["run"] == "first"
+    app.radio(key="view").set_value("Advice").run()
+    app.slider(key="alpha").set_value(0.75).run()
+    assert not app.exception
+    again = show("Advice", run="first", alpha="0.75")
+    assert again.slider(key="alpha").value == 0.75
+    assert again.header[0].value == "Advice"
+
+
+def test_rows_of_the_table_follow_the_runs_of_the_page(folder: Path) -> None:
+    make_run(folder / "one")
+    make_run(folder / "two", created=2e9)
+    app = show("Runs", run=["one", "two"])
+    assert app.multiselect(key="run").value == ["one", "two"]
+    app.multiselect(key="run").set_value(["one"]).run()
+    assert not app.exception
+    assert app.multiselect(key="run").value == ["one"]
+
+
+@pytest.mark.slow
+def test_choices_that_another_run_does_not_have_fall_back(folder: Path) -> None:
+    make_run(folder / "one", matrices=10)
+    make_run(folder / "two", steps=range(0, 9, 3), names=["other.weight"])
+    for view in VIEWS:
+        chosen = {"step": "20", "steps": ["10", "30"], "matrix": "h.1.mlp.c_fc.weight", "block": "block 1"}
+        app = show(view, run="one", when="one step", **chosen)
+        app.multiselect(key="run").set_value(["two"]).run()
+        assert not app.exception
+        assert not app.error
+
+
+def test_a_live_run_is_followed_to_its_newest_step(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inrank_monitor.runs.shared_run.MAX_AGE", 0.0)
+    path = make_run(folder / "live", steps=range(0, 30, 10), ended=None)
+    lock, log = Lock(path), RunLog(path, 1)
+    app = show("Spectrum density", when="one step")
+    assert "step 20" in json.dumps(specs(app)[0])
+    for _ in append_steps(log, 5, [30], (24, 16)):
+        app.run()
+    assert "step 30" in json.dumps(specs(app)[0])
+    assert "live" in texts(app)
+    app.toggle(key="newest").set_value(False).run()
+    app.select_slider(key="step").set_value(10).run()
+    assert "step 10" in json.dumps(specs(app)[0])
+    log.close()
+    lock.release()
+
+
+def torn(path: Path) -> Path:
+    log = path / "measurements-000.arrows"
+    log.write_bytes(log.read_bytes()[:-100])
+    return path
+
+
+def test_events_are_marked_where_they_happened(folder: Path) -> None:
+    make_run(folder / "run", not_finite=lambda step: [2] if step in (20, 30) else [])
+    heat, loss = specs(show("Overview"))
+    assert [(t["name"], list(t["x"])) for t in heat["data"][1:]] == [("not finite", ["20", "30"])]
+    (marks,) = (trace for trace in loss["data"] if trace["name"] == "not finite")
+    np.testing.assert_array_equal(numbers(marks["x"]), [20, 30])
+
+
+CASES: dict[str, Any] = {
+    "one snapshot": lambda folder: make_run(folder / "run", steps=[5]),
+    "no snapshot": lambda folder: make_run(folder / "run", steps=[], ended=None),
+    "no update": lambda folder: make_run(folder / "run", steps=[0]),
+    "NaN": lambda folder: make_run(folder / "run", not_finite=lambda step: range(5) if step >= 30 else []),
+    "only NaN": lambda folder: make_run(folder / "run", not_finite=lambda step: range(5)),
+    "torn log": lambda folder: torn(make_run(folder / "run")),
+    "no scalars": lambda folder: (make_run(folder / "run") / "scalars-000.arrows").unlink(),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_shows_every_kind_of_run(folder: Path, case: str, view: str) -> None:
+    CASES[case](folder)
+    app = show(view)
+    assert app.header[0].value == view
+    assert bool(specs(app)) == (view in WITH_FIGURES)
+    if case == "torn log" and view != "Runs":
+        assert "torn or damaged" in app.warning[0].value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_of_many_matrices_is_small_enough_to_send(folder: Path, view: str) -> None:
+    make_run(folder / "run", matrices=300, steps=range(0, 300, 10))
+    app = show(view)
+    assert sum(len(chart.proto.spec) for chart in app.get("plotly_chart")) < 5 * MEGABYTE
+
+
+@pytest.mark.slow
+def test_forty_runs_are_listed_and_compared(folder: Path) -> None:
+    names = [f"run-{place:02}" for place in range(40)]
+    for place, name in enumerate(names):
+        make_run(folder / name, created=1e9 + place, seed=place)
+    assert list(show("Runs").dataframe[0].value["run"]) == names[::-1]
+    figure = specs(show("Compare", run=names))[0]
+    assert [trace["name"] for trace in figure["data"]] == names
+
+
+def test_an_empty_folder_is_explained(folder: Path) -> None:
+    app = show("Overview")
+    assert "inrank-monitor demo" in app.code[0].value
+    assert "no runs" in app.warning[0].value
+    make_run(folder / "run")
+    app.button[0].click().run()
+    assert app.header[0].value == "Overview"
+
+
+def test_without_a_folder_the_page_asks_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(RUNS_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    app = show("Overview")
+    assert "inrank-monitor demo" in app.code[0].value
+    make_run(tmp_path / "elsewhere" / "run")
+    app.text_input(key="folder_field").set_value("elsewhere").run()
+    assert app.header[0].value == "Overview"
+    make_run(tmp_path / "runs" / "demo")
+    assert "demo" in texts(show("Overview"))
+
+
+def test_a_damaged_run_is_named_with_what_is_wrong_and_the_others_are_shown(folder: Path) -> None:
+    make_run(folder / "good")
+    (make_run(folder / "bad") / RUN_FILE).write_text("{")
+    app = show("Runs", run="good")
+    assert list(app.dataframe[0].value["run"]) == ["good"]
+    assert "bad" in app.warning[0].value
+    assert "cannot be read" in app.warning[0].value
+    assert "cannot be opened" in show("Overview", run=["good", "bad"]).error[0].value
+    assert not show("Overview", run=["bad"]).exception
+
+
+MARKUP = "**bold** <img src=x onerror=alert(1)> $x$ :smile: `code` [l](http:x)"
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_markup_in_names_is_shown_as_text(folder: Path, view: str) -> None:
+    name = MARKUP.replace("/", "")
+    make_run(folder / name, names=[MARKUP, "h.0.mlp.c_fc.weight"])
+    app = show(view, run=name)
+    for figure in app.get("plotly_chart"):
+        assert "<img" not in figure.proto.spec
+    for part in (*app.markdown, *app.caption, *app.error, *app.warning):
+        assert not getattr(part.proto, "allow_html", False)
+        assert "<img" not in re.sub(r"(`+) ?.*? ?\1(?!`)", "", part.value)  # but as code
+
+
+@pytest.mark.parametrize("name", ["..", "../secret", "/etc", ".", "", "run/../../secret", "a\0b", "..\\secret", "link"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(folder: Path, name: str) -> None:
+    make_run(folder.parent / "secret")
+    make_run(folder / "run")
+    (folder / "link").symlink_to(folder.parent / "secret")
+    with pytest.raises(PermissionError):
+        RunFolder(folder).path_of(name)
+    assert RunFolder(folder).names() == ["run"]
+
+
+@pytest.mark.parametrize("address", ["../secret", "{parent}/secret", "link"])
+def test_an_address_that_leads_out_of_the_folder_shows_nothing_of_it(folder: Path, address: str) -> None:
+    make_run(folder.parent / "secret", names=["hidden.weight"])
+    make_run(folder / "run")
+    (folder / "link").symlink_to(folder.parent / "secret")
+    app = show("Overview", run=address.format(parent=folder.parent))
+    assert "Refused" in app.error[0].value
+    assert "hidden" not in "".join(chart.proto.spec for chart in app.get("plotly_chart"))
+
+
+def test_a_run_whose_files_lead_elsewhere_or_would_block_is_refused(folder: Path) -> None:
+    outside = make_run(folder.parent / "secret")
+    make_run(folder / "linked")
+    (folder / "linked" / "measurements-000.arrows").unlink()
+    (folder / "linked" / "measurements-000.arrows").symlink_to(outside / "measurements-000.arrows")
+    make_run(folder / "pipe")
+    os.mkfifo(folder / "pipe" / "measurements-001.arrows")
+    make_run(folder / "good")
+    runs = RunFolder(folder)
+    assert runs.names() == ["good"]
+    assert set(runs.refused()) == {"linked", "pipe"}
+    assert len(show("Runs").warning) == 2
+
+
+@pytest.mark.slow
+def test_nothing_in_a_run_is_unpickled_or_executed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run directory may hold anything else; none of it is opened."""
+    for loader in ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load"):
+        monkeypatch.setattr(loader, None)
+    run = make_run(folder / "run")
+    for name in ("model.pt", "checkpoint.pkl", "__init__.py", "views.py", "streamlit_app.py"):
+        (run / name).write_bytes(b"raise SystemExit('executed')")
+        (run / name).chmod(0)
+    for view in VIEWS:
+        show(view)
+
+
+def test_a_folder_that_is_a_run_shows_that_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(folder / "run")
+    monkeypatch.setenv(RUNS_VARIABLE, str(run))
+    assert "run" in texts(show("Overview"))
+    assert RunFolder(run).names() == ["run"]
+
+
+def test_a_run_written_anew_in_the_same_place_is_read_anew(folder: Path) -> None:
+    shared = SharedRun(make_run(folder / "run", matrices=3))
+    assert not shared.update(max_age=0)
+    (folder / "run").rename(folder / "old")
+    make_run(folder / "run", matrices=7, created=3e9)
+    assert shared.update(max_age=0)
+    assert list(shared.tables().matrices.index) == names_of(7)
+    (folder / "run").rename(folder / "gone")
+    shared.update(max_age=0)
+    assert "no run" in shared.tables().problems[-1]
+    assert len(shared.tables().measurements)
+
+
+def test_the_app_is_bound_to_this_machine_and_sends_no_statistics() -> None:
+    config = tomllib.loads((APP.parent / ".streamlit" / "config.toml").read_text())
+    assert config["server"]["address"] == "127.0.0.1"
+    assert config["browser"]["gatherUsageStats"] is False

@@ -1,0 +1,81 @@
+"""Run directories written row by row, so that what a reader must return is known; no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inrank_monitor.runs.log import FLOAT_METRICS, INTEGER_METRICS, RUN_FILE, SCHEMA_VERSION, RunLog, write_json
+
+NAMES = ("encoder.weight", "attn.c_attn.weight[q]")
+
+
+def info(*segments: tuple[int, int | None], ended: str | None = "finished", names: tuple[str, ...] = NAMES) -> Any:
+    """What run.json holds; `segments` are (number, resume step)."""
+    matrix = {"part": None, "kind": "Linear", "rows": 4, "cols": 3, "null_rank": 2, "initial_norm": 1.5}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "id": "0",
+        "created": 1.0e9,
+        "model": {"class": "Net", "parameters": 24, "device": "cpu"},
+        "matrices": [{"name": name, "parameter": name, **matrix} for name in names],
+        "coverage": [{"parameter": name, "shape": [4, 3], "watched": True, "note": "4×3"} for name in names],
+        "options": {"threshold": 0.9, "buffer_rank": 2, "definition": "paper", "leading": None},
+        "optimizer_steps": 0,
+        "initial_weights": {"keep": "disk", "sha256": ""},
+        "segments": [
+            {"segment": number, "resume_step": step, "time": 1.0e9, "versions": {}}
+            for number, step in segments or [(0, None)]
+        ],
+        "ended": ended and {"status": ended, "reason": "", "time": 1.0e9, "step": 9},
+    }
+
+
+def measurement(step: int, rows: int = 2, mark: float = 0.0, values: int = 3) -> dict[str, Any]:
+    """Columns of one snapshot; every number depends on the step and the row. `mark` tells segments apart."""
+    index = np.arange(rows)
+    columns: dict[str, Any] = {"step": [step] * rows, "time": [1.0e9 + step] * rows, "matrix": index}
+    columns |= {name: step + index + place for place, name in enumerate(INTEGER_METRICS)}
+    columns |= {name: step + 0.25 * index + place + mark for place, name in enumerate(FLOAT_METRICS)}
+    spectra = [np.arange(values, 0, -1) * (step + row + 0.5) + mark for row in index]
+    return columns | {"singular_values": [spectrum.astype(np.float32) for spectrum in spectra]}
+
+
+def scalar(step: int, value: float | None = None, name: str = "loss") -> dict[str, Any]:
+    """Columns of one scalar."""
+    return {"step": [step], "time": [1.0e9], "name": [name], "value": [1 / (step + 1) if value is None else value]}
+
+
+def event(step: int, message: str = "the weights hold NaN") -> dict[str, Any]:
+    """Columns of one event."""
+    return {"step": [step], "time": [1.0e9], "kind": ["non_finite"], "matrix": [NAMES[0]], "message": [message]}
+
+
+MAKERS = {"measurements": measurement, "scalars": scalar, "events": event}
+
+
+def write_tables(directory: Path, steps: range, segment: int = 0, mark: float = 0.0) -> None:
+    """One batch a step in every table of one segment."""
+    log = RunLog(directory, segment)
+    for step in steps:
+        log.append("measurements", measurement(step, mark=mark))
+        log.append("scalars", scalar(step, mark or None))
+        log.append("events", event(step, f"segment {segment}"))
+    log.close()
+
+
+def write_run(directory: Path, steps: range = range(1, 4), **options: Any) -> Path:
+    """A finished run with one segment."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / RUN_FILE, info(**options))
+    write_tables(directory, steps)
+    return directory
+
+
+def edit(directory: Path, **changes: Any) -> None:
+    """Change keys of run.json; None removes one."""
+    content = json.loads((directory / RUN_FILE).read_text(encoding="utf-8")) | changes
+    write_json(directory / RUN_FILE, {key: value for key, value in content.items() if value != "REMOVED"})
