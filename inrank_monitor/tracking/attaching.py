@@ -5,7 +5,6 @@ Everything that can be wrong is found here, before the first step, and raised wi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from inrank_monitor.matrices import Keep, unwrap
 from inrank_monitor.ranks import Definition
 from inrank_monitor.runs import RunOptions
 from inrank_monitor.sinks import Sink, check_sinks, connect_sinks
+from inrank_monitor.tracking.pace import now
 from inrank_monitor.tracking.run_start import Resumption, RunStart, start_run
 from inrank_monitor.tracking.schedule import Schedule, make_schedule
 from inrank_monitor.tracking.tracker import SpectrumTracker
@@ -82,7 +82,7 @@ def attach(
     References:
         Zhao et al. 2023, arXiv:2306.11250, definition 1 and eq. 7.
     """
-    began = time.perf_counter()
+    began = now()
     if not isinstance(directory, str | Path):
         raise TypeError(f"directory must be a path, got {directory!r}")
     if not isinstance(resume, int) or resume < 0:

@@ -19,6 +19,11 @@ class _Thread(Protocol):
     def seconds(self) -> float: ...
 
 
+def now() -> float:
+    """Seconds of the clock by which costs are counted."""
+    return time.perf_counter()
+
+
 class Pace:
     """Wall time since attach, the tracker's share of it, and the schedule that keeps that small.
 
@@ -26,7 +31,7 @@ class Pace:
         schedule: of the main process.
         processes: that train together.
         writer: the thread beside the loop whose processor time counts too.
-        began: when attaching did, by `time.perf_counter`, in seconds.
+        began: when attaching did, by `now`, in seconds.
     """
 
     def __init__(self, schedule: Schedule, processes: Processes, writer: _Thread, began: float) -> None:
@@ -36,11 +41,6 @@ class Pace:
         self.spend(began)
 
     @property
-    def now(self) -> float:
-        """Of the clock by which `spend` counts, in seconds."""
-        return time.perf_counter()
-
-    @property
     def seconds(self) -> float:
         """What the tracker has cost so far: attaching, measuring, and its thread's processor time."""
         return self._in_loop + self._writer.seconds
@@ -48,7 +48,7 @@ class Pace:
     @property
     def overhead(self) -> float:
         """`seconds` as a share of the wall time since attach."""
-        return self.seconds / max(self.now - self._began, 1e-9)
+        return self.seconds / max(now() - self._began, 1e-9)
 
     def is_meeting(self, step: int) -> bool:
         """Whether the schedule is asked at this step; always, on a process that trains alone."""
@@ -56,18 +56,18 @@ class Pace:
 
     def is_due(self, step: int) -> bool:
         """Whether to measure after this step; every process asks."""
-        due = partial(self._schedule.due, step, self.now - self._began, self.seconds)
+        due = partial(self._schedule.due, step, now() - self._began, self.seconds)
         return self._processes.on_main(due)
 
     def plan_meeting(self, step: int) -> None:
         """Where several processes train, at which step they next ask the main one's schedule."""
         if self._processes.count > 1:
-            plan = partial(self._meetings.plan, self._schedule, step, self.now - self._began, self.seconds)
+            plan = partial(self._meetings.plan, self._schedule, step, now() - self._began, self.seconds)
             self._meeting = self._processes.on_main(plan)
 
     def spend(self, since: float) -> None:
         """Count the loop's time since then as the tracker's."""
-        self._in_loop += self.now - since
+        self._in_loop += now() - since
 
     def measured(self, step: int, cost: float) -> None:
         """Tell the schedule what a snapshot after this step cost, in seconds."""

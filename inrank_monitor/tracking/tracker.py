@@ -21,7 +21,7 @@ from inrank_monitor.tracking.ending import Ending
 from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.once import Once
 from inrank_monitor.tracking.optimizer_steps import was_skipped
-from inrank_monitor.tracking.pace import Pace
+from inrank_monitor.tracking.pace import Pace, now
 from inrank_monitor.tracking.recorder import NoRecorder, Recorder
 from inrank_monitor.tracking.scalars import Scalars
 from inrank_monitor.tracking.schedule import Schedule
@@ -43,7 +43,7 @@ class SpectrumTracker:
         measuring: what this process measures.
         schedule: that says when.
         sinks: connected; they get the measurements too.
-        began: when attaching did, in seconds of `time.perf_counter`.
+        began: when attaching did, by `pace.now`, in seconds.
 
     Attributes:
         path: the run directory.
@@ -105,7 +105,7 @@ class SpectrumTracker:
         self.step_count += 1
         if not self._pace.is_meeting(self.step_count):
             return
-        began = self._pace.now
+        began = now()
         try:
             if self._pace.is_due(self.step_count):
                 self._snapshot(began)
@@ -113,7 +113,7 @@ class SpectrumTracker:
         except Exception as error:
             if self._snapshots.last_step != self.step_count:  # it cost time all the same; not tried at every step
                 self._pace.spend(began)
-                self._pace.measured(self.step_count, self._pace.now - began)
+                self._pace.measured(self.step_count, now() - began)
             self._failed(error)
 
     def log(self, /, **values: float | Tensor) -> None:
@@ -143,7 +143,7 @@ class SpectrumTracker:
             return
         try:
             self._processes.meet("measure() or close()")
-            self._snapshot(self._pace.now)
+            self._snapshot(now())
         except Exception as error:
             self._failed(error)
 
