@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from inrank_monitor.runs.recomputation import Recomputation, factored_matrices, logged_rule, null_ranks
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.runs.log_files import Status
+from inrank_monitor.runs.recomputation import Recomputation, factored_matrices, logged_rule, null_ranks
 from inrank_monitor.runs.run import Run, open_run
 from inrank_monitor.runs.summary import RunSummary
 
