@@ -1,0 +1,5 @@
+# %% [markdown]
+# # A tutorial
+
+# %%
+print(1 + 1)
