@@ -31,8 +31,7 @@ def html_rows(heads: Sequence[object], rows: Iterable[Sequence[object]], caption
 def _cells(tag: str, cells: Sequence[object]) -> str:
     sides = ["left"] + ["right"] * (len(cells) - 1)
     return "".join(
-        f'<{tag} style="text-align:{side}">{escape(str(cell))}</{tag}>'
-        for side, cell in zip(sides, cells, strict=True)
+        f'<{tag} style="text-align:{side}">{escape(str(cell))}</{tag}>' for side, cell in zip(sides, cells, strict=True)
     )
 
 

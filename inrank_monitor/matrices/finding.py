@@ -43,7 +43,9 @@ class Coverage(list[CoverageRow]):
     def _repr_html_(self) -> str:
         watched = sum(row.watched for row in self)
         shown = [(row.parameter, "×".join(map(str, row.shape)) or "scalar", row.note) for row in self if row.watched]
-        skipped = [(row.parameter, "×".join(map(str, row.shape)) or "scalar", row.note) for row in self if not row.watched]
+        skipped = [
+            (row.parameter, "×".join(map(str, row.shape)) or "scalar", row.note) for row in self if not row.watched
+        ]
         return html_rows(("watched", "shape", "as"), shown, f"{watched} of {len(self)} parameters are watched") + (
             html_rows(("skipped", "shape", "because"), skipped) if skipped else ""
         )
