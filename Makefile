@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS := -n auto --maxprocesses 4 --dist loadfile # a file's tests stay together: they share what they made
 
-.PHONY: help install demo dashboard test test-slow test-all lint types check bench clean
+.PHONY: help install demo dashboard docs test test-slow test-all lint types check bench clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -22,6 +22,10 @@ demo: $(STAMP) ## train a small GPT-2 with the tracker attached (about two minut
 
 dashboard: $(STAMP) ## open the runs in ./runs in the browser
 	$(BIN)/inrank-monitor dashboard $(or $(DIR),runs)
+
+docs: $(STAMP) ## build the documentation, tutorial included, into build/docs; it opens offline
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open file://$(CURDIR)/build/docs/index.html"
 
 test: $(STAMP) ## the fast tests (under two minutes)
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)

@@ -1,4 +1,4 @@
-"""What objects show of themselves in a notebook: small tables, everything escaped, no script, no style but alignment."""
+"""What objects show of themselves in a notebook: small tables, everything escaped, no script."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ def html_rows(heads: Sequence[object], rows: Iterable[Sequence[object]], caption
 
 def _cells(tag: str, cells: Sequence[object]) -> str:
     sides = ["left"] + ["right"] * (len(cells) - 1)
-    return "".join(
-        f'<{tag} style="text-align:{side}">{escape(str(cell))}</{tag}>' for side, cell in zip(sides, cells, strict=True)
-    )
+    pairs = zip(sides, cells, strict=True)
+    return "".join(f'<{tag} style="text-align:{side}">{escape(str(cell))}</{tag}>' for side, cell in pairs)
 
 
 def never_raises(show: Callable[[_Self], str]) -> Callable[[_Self], str | None]:

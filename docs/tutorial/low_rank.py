@@ -20,8 +20,6 @@ import copy
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
-
 from inrank_monitor import attach, figures, open_run
 from inrank_monitor.ranks import (
     explained_ratio_curve,
@@ -29,6 +27,7 @@ from inrank_monitor.ranks import (
     null_rank,
     null_singular_values,
 )
+from torch.nn.functional import cross_entropy
 
 torch.manual_seed(0)
 torch.set_num_threads(1)  # small matrices: more threads would wait for each other
@@ -150,9 +149,8 @@ for b in (4, 8, 16, 32):
 # default would choose the steps by itself, within 1 % of the time.
 
 # %%
-from transformers import GPT2Config, GPT2LMHeadModel
-
 from inrank_monitor.demo.text import read_text, tokenize
+from transformers import GPT2Config, GPT2LMHeadModel
 
 CONTEXT, BATCH, STEPS = 32, 16, 150
 tokens = tokenize(read_text(None), vocabulary=512, context=CONTEXT)
@@ -344,10 +342,9 @@ import argparse
 import inspect
 import logging
 
-from tokenizers import Tokenizer
-
 from inrank_monitor.advice import advise, rank_pattern
 from inrank_monitor.demo.text import Tokens
+from tokenizers import Tokenizer
 
 code = inspect.getsource(argparse) + inspect.getsource(logging)
 ids = torch.tensor(Tokenizer.from_str(tokens.tokenizer).encode(code).ids)
