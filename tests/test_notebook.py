@@ -83,9 +83,7 @@ def test_a_run_without_a_measurement_and_one_with_nan_show_themselves(tmp_path: 
     assert "–" in Cells(str(open_run(tmp_path / "run")._repr_html_())).texts
 
 
-def test_the_tracker_shows_itself_without_measuring_or_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_tracker_shows_itself_without_measuring_or_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizer, tracker = start(tmp_path / "run", every=2)
     train(model, optimizer, 3)
     for name in ("flush", "measure", "summary"):

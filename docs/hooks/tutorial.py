@@ -27,6 +27,7 @@ SCRIPT, PAGE, PLOTLY = "tutorial/low_rank.py", "tutorial.md", "assets/plotly.js"
 DRAW = """
 for (const place of document.querySelectorAll("[data-figure]")) {
   const figure = JSON.parse(document.getElementById(place.dataset.figure).textContent);
+  if (figure.data.some((trace) => trace.type === "heatmap")) place.style.minWidth = "560px"; // its labels need that
   const draw = () => Plotly.newPlot(place, figure.data, figure.layout, {responsive: true, displaylogo: false});
   new IntersectionObserver((seen, observer) => {
     if (seen.some((entry) => entry.isIntersecting)) { observer.disconnect(); draw(); }
@@ -80,7 +81,7 @@ def _run(code: str, names: dict[str, Any], where: str, figures: list[go.Figure])
         exec(compile(tree, where, "exec"), names)
         if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), where, "eval"), names)
-    shown = [f"<pre><code>{escape(text)}</code></pre>"] if (text := printed.getvalue().rstrip()) else []
+    shown = [f'<pre class="printed">{escape(text)}</pre>'] if (text := printed.getvalue().rstrip()) else []
     if value is not None and not code.rstrip().endswith(";"):
         shown.append(_shown(value, figures))
     # one line, since Markdown ends an HTML block at an empty one
@@ -98,7 +99,7 @@ def _shown(value: Any, figures: list[go.Figure]) -> str:
             f'style="height:{height}px"></div>'
         )
     html = getattr(value, "_repr_html_", lambda: None)()
-    return str(html) if html else f"<pre><code>{escape(repr(value))}</code></pre>"
+    return str(html) if html else f'<pre class="printed">{escape(repr(value))}</pre>'
 
 
 def _inert(figure: go.Figure) -> str:

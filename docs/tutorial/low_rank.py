@@ -30,7 +30,9 @@ from inrank_monitor.ranks import (
 from torch.nn.functional import cross_entropy
 
 torch.manual_seed(0)
-torch.set_num_threads(1)  # small matrices: more threads would wait for each other
+torch.set_num_threads(
+    1
+)  # small matrices: more threads would wait for each other
 
 # %% [markdown]
 # ## 1. A matrix that moves
@@ -110,7 +112,8 @@ for name, values in spectra.items():
 # %%
 for b in (4, 8, 16, 32):
     ranks = {
-        name: int(intrinsic_rank(values, 0.9, b)) for name, values in spectra.items()
+        name: int(intrinsic_rank(values, 0.9, b))
+        for name, values in spectra.items()
     }
     print(
         f"b = {b:>2}: three directions {ranks['three']:>3}, noise {ranks['noise']:>3}"
@@ -194,8 +197,12 @@ def fit(model, draw, steps, learning_rate=2e-3, after=lambda loss: None):
 
 # %%
 before = copy.deepcopy(model)
-training = fit(model, tokens.batch, STEPS, after=lambda loss: tracker.log(loss=loss))
-tracker = attach(model, next(training), "runs/tutorial", every=10, buffer_rank=12)
+training = fit(
+    model, tokens.batch, STEPS, after=lambda loss: tracker.log(loss=loss)
+)
+tracker = attach(
+    model, next(training), "runs/tutorial", every=10, buffer_rank=12
+)
 list(training)
 tracker.close()
 print(
@@ -225,9 +232,13 @@ run
 
 # %%
 last = run.measurements[run.measurements["step"] == STEPS]
-over_null = (last["intrinsic_rank"] / last["null_rank"]).astype(float).to_numpy()
+over_null = (
+    (last["intrinsic_rank"] / last["null_rank"]).astype(float).to_numpy()
+)
 low, middle, high = np.quantile(over_null, (0, 0.5, 1))
-print(f"rank over null rank: lowest {low:.2f}, median {middle:.2f}, highest {high:.2f}")
+print(
+    f"rank over null rank: lowest {low:.2f}, median {middle:.2f}, highest {high:.2f}"
+)
 figures.rank_heatmap(run.measurements, "intrinsic_rank", relative_to_null=True)
 
 # %% [markdown]
@@ -274,7 +285,8 @@ from inrank_monitor import find_matrices
 def weights(model):
     """Every watched matrix by name, as a view of the model's own weight."""
     return {
-        matrix.name: matrix.view(matrix.read()) for matrix in find_matrices(model)[0]
+        matrix.name: matrix.view(matrix.read())
+        for matrix in find_matrices(model)[0]
     }
 
 
@@ -292,17 +304,25 @@ def truncated(ranks):
     return cut
 
 
-whole, nothing = validation(model), validation(truncated(dict.fromkeys(start, 0)))
+whole, nothing = (
+    validation(model),
+    validation(truncated(dict.fromkeys(start, 0))),
+)
 uniform = {
-    r: validation(truncated(dict.fromkeys(start, r))) for r in (1, 2, 4, 8, 16, 32, 64)
+    r: validation(truncated(dict.fromkeys(start, r)))
+    for r in (1, 2, 4, 8, 16, 32, 64)
 }
 by_rule = (
-    last.set_index(last["matrix"].astype(str))["intrinsic_rank"].astype(int).to_dict()
+    last.set_index(last["matrix"].astype(str))["intrinsic_rank"]
+    .astype(int)
+    .to_dict()
 )
 ruled = validation(truncated(by_rule))
 mean_rank = np.mean(list(by_rule.values()))
 print(f"{'directions of each update':<28} loss")
-print(f"{'none, other parameters alone':<28} {nothing:.3f}  {nothing - whole:+.3f}")
+print(
+    f"{'none, other parameters alone':<28} {nothing:.3f}  {nothing - whole:+.3f}"
+)
 for r, loss in uniform.items():
     print(f"{f'the {r} strongest':<28} {loss:.3f}  {loss - whole:+.3f}")
 print(
@@ -321,7 +341,10 @@ figure.add_scatter(
     x=[mean_rank], y=[ruled], name=rule_name, mode="markers", marker_size=12
 )
 figure.add_hline(
-    whole, line_dash="dot", annotation_text="all of ΔW", annotation_position="top right"
+    whole,
+    line_dash="dot",
+    annotation_text="all of ΔW",
+    annotation_position="top right",
 )
 figure.update_xaxes(type="log", tickvals=list(uniform))
 
@@ -388,7 +411,9 @@ from peft import LoraConfig, get_peft_model
 
 
 def lora(ranks, steps=SHORT):
-    options = {"rank_pattern": ranks} if isinstance(ranks, dict) else {"r": ranks}
+    options = (
+        {"rank_pattern": ranks} if isinstance(ranks, dict) else {"r": ranks}
+    )
     options |= {"use_rslora": True, "lora_alpha": 8, "fan_in_fan_out": True}
     config = LoraConfig(target_modules=list(pattern), **options)
     torch.manual_seed(0)
@@ -407,7 +432,9 @@ def line(label, loss, count):
 
 line("as it was", validation(model), 0)
 line(
-    "all weights trained", validation(tuned), sum(p.numel() for p in tuned.parameters())
+    "all weights trained",
+    validation(tuned),
+    sum(p.numel() for p in tuned.parameters()),
 )
 line("LoRA, ranks from the advice", *lora(pattern))
 line(f"LoRA, rank {mean} everywhere", *lora(mean))
