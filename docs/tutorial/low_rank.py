@@ -158,12 +158,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 CONTEXT, BATCH, STEPS = 32, 16, 150
 tokens = tokenize(read_text(None), vocabulary=512, context=CONTEXT)
 torch.manual_seed(0)
-model = GPT2LMHeadModel(
-    GPT2Config(
-        vocab_size=tokens.vocabulary, n_positions=CONTEXT, n_embd=96, n_layer=2, n_head=4, use_cache=False,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None,
-    )
-)  # fmt: skip
+sizes = {"n_positions": CONTEXT, "n_embd": 96, "n_layer": 2, "n_head": 4}
+without = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+without |= {"use_cache": False, "bos_token_id": None, "eos_token_id": None}
+config = GPT2Config(vocab_size=tokens.vocabulary, **sizes, **without)
+model = GPT2LMHeadModel(config)
 held_out = [part[:96] for part in tokens.validation_windows(CONTEXT)]
 
 
@@ -343,6 +342,7 @@ figure.add_scatter(
 figure.add_hline(
     whole,
     line_dash="dot",
+    line_color=figures.NEUTRAL,
     annotation_text="all of ΔW",
     annotation_position="top right",
 )
