@@ -27,10 +27,18 @@ def is_run(block: Block) -> bool:
     return block.language == "python" and block.reason is None
 
 
-def close_trackers(names: dict[str, Any]) -> None:
-    for value in names.values():
-        if isinstance(value, SpectrumTracker):
-            value.close()
+@pytest.fixture
+def trackers(monkeypatch: pytest.MonkeyPatch) -> list[SpectrumTracker]:
+    """Every tracker that is made, also those that a block does not keep."""
+    made: list[SpectrumTracker] = []
+    begin = SpectrumTracker.__init__
+
+    def begin_and_note(self: SpectrumTracker, *arguments: Any, **options: Any) -> None:
+        begin(self, *arguments, **options)
+        made.append(self)
+
+    monkeypatch.setattr(SpectrumTracker, "__init__", begin_and_note)
+    return made
 
 
 def make_room(code: str) -> None:
@@ -42,7 +50,12 @@ def make_room(code: str) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(map(is_run, blocks(page)))])
 def test_the_python_of_a_page_runs(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None, capsys: pytest.CaptureFixture[str]
+    page: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    one_thread: None,
+    capsys: pytest.CaptureFixture[str],
+    trackers: list[SpectrumTracker],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
@@ -55,7 +68,8 @@ def test_the_python_of_a_page_runs(
                 exec(compile(source, str(ROOT / page), "exec"), names)
             except Exception as error:
                 pytest.fail(f"{block.where}: {type(error).__name__}: {error}")
-            close_trackers(names)
+            for tracker in trackers:
+                tracker.close()  # the next block may begin where this one did
     if page == "docs/growing-rank.md":
         assert "of ‖W‖² kept" in capsys.readouterr().out
         assert not any(isinstance(module, inrank.LowRankLinear) for module in names["model"].modules())

@@ -155,6 +155,7 @@ def _loop() -> dict[str, Any]:
         "vectors": torch.optim.AdamW(vectors, lr=1e-2),
         "loader": [torch.randn(4, 16) for _ in range(4)],
         "scaler": torch.amp.GradScaler("cpu", enabled=False),
+        "directory": Path("runs/first"),
     }
 
 
