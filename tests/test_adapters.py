@@ -20,7 +20,7 @@ from inrank_monitor.matrices import Coverage, find_matrices
 from inrank_monitor.null_model import null_rank
 from inrank_monitor.recompute import RankRule, recompute
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 
 
 class Lora(nn.Module):

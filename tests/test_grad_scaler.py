@@ -15,7 +15,7 @@ from training import mlp, run_page_script
 
 from inrank_monitor import SpectrumTracker, attach, open_run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 OVERFLOWS = (3, 4, 9)
 STEPS = 14
 

@@ -17,6 +17,8 @@ from inrank.greedy_low_rank import GreedyResult, greedy_low_rank
 from inrank.matrix_costs import Cost, MatrixCompletion, MatrixRegression
 from inrank.reproduction.experiment import Outcome, Request
 
+pytestmark = pytest.mark.numeric
+
 
 def target(size: int, rank: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """A matrix with singular values 1, …, 1/rank."""

@@ -15,6 +15,8 @@ from inrank_monitor import initial_weights
 from inrank_monitor.initial_weights import InitialWeights
 from inrank_monitor.matrices import find_matrices
 
+pytestmark = pytest.mark.numeric
+
 CPU = torch.device("cpu")
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2]
 KEEPS = ["disk", "memory", "device"]

@@ -16,7 +16,7 @@ from inrank_monitor.leading import LeadingSubspace
 from inrank_monitor.null_model import null_singular_values
 from inrank_monitor.spectrum import singular_values
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 SHORT, LONG = 256, 512
 PLACE = np.arange(1, SHORT + 1)
 

@@ -20,7 +20,7 @@ from training import mlp, sgd, train
 from inrank_monitor import attach, open_run
 from inrank_monitor.matrices import find_matrices
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 STEPS = 6
 
 

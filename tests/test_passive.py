@@ -20,6 +20,8 @@ from training import mlp, sgd, train
 
 from inrank_monitor import SpectrumTracker, attach, open_run
 
+pytestmark = pytest.mark.numeric
+
 STEPS = 200
 
 

@@ -19,7 +19,7 @@ from inrank_monitor.spectrum import (
     singular_values_of_product,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 SHAPES = [(1, 1), (1, 7), (7, 1), (2, 2), (5, 30), (30, 5), (64, 64), (127, 200), (128, 128), (200, 131), (300, 150)]
 METHODS = ["gram", "svd"]
 # Squaring halves the digits (gram); svd keeps them. Shares of σ₁.
