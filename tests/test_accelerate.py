@@ -21,7 +21,7 @@ from training import mlp, run_page_script
 
 from inrank_monitor import SpectrumTracker, attach, open_run
 
-pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.usefixtures("one_thread")
 BATCHES, ACCUMULATED = 10, 3  # an epoch is four steps, the last one of a single batch
 
 

@@ -25,7 +25,7 @@ from inrank_monitor.figures import rank_evolution
 from inrank_monitor.figures.tables import column_title
 from inrank_monitor.launch import RUNS_VARIABLE, app_directory
 
-pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 12
 NAMES = [f"transformer.h.{block}.mlp.{layer}" for block in range(2) for layer in ("c_fc", "c_proj")]
 OPTIONS: dict[str, Any] = {"every": 1, "buffer_rank": 3, "tensorboard": False}
