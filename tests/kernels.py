@@ -1,4 +1,4 @@
-"""The numeric tests in several arithmetics: `make test-kernels`, or `python tests/kernels.py -k leading`.
+"""The numeric tests in several arithmetics: `make test-kernels`, or `python tests/kernels.py tests/test_spectrum.py`.
 
 Another processor rounds differently: its vector units and its number of threads decide in which order the terms of a
 product are added, and whether with fused multiply-adds. A test that holds by luck on one machine fails on the next.
@@ -80,20 +80,20 @@ def run(name: str, environment: dict[str, str], arguments: list[str]) -> Outcome
 
 def main() -> int:
     """0 if every test passed, or was skipped in every configuration alike."""
-    usage = "kernels.py [-h] [options for pytest, such as -k leading]"
+    usage = "kernels.py [-h] [what pytest is given: files, -k, -x]"
     form = argparse.RawDescriptionHelpFormatter
     _, arguments = argparse.ArgumentParser(usage=usage, description=__doc__, formatter_class=form).parse_known_args()
-    # These files alone: to import all the others, eight times over, would cost as much as the tests.
-    arguments += [str(path) for path in sorted(ROOT.glob("tests/**/test_*.py")) if "mark.numeric" in path.read_text()]
-    results: dict[str, Outcomes] = {}
-    kernels = choices()
-    for threads in (1, 2):
-        # Threads that wait go to sleep, which changes no sum: spinning they take the processor from each other.
-        environments = [kind | {"TEST_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"} for kind in kernels]
-        names = [" ".join([*kind.values(), f"threads={threads}"]) for kind in kernels]
-        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // threads)) as pool:
-            found = pool.map(run, names, environments, [arguments] * len(names))
-            results |= zip(names, found, strict=True)
+    if not any(Path(argument.split("::")[0]).exists() for argument in arguments):
+        # The marked files alone: to import the others, eight times over, would cost as much as the tests.
+        files = sorted(ROOT.glob("tests/**/test_*.py"))
+        arguments += [str(path) for path in files if "mark.numeric" in path.read_text()]
+    # Threads that wait go to sleep, which changes no sum; spinning they would take the processors from each other.
+    shared = {"OMP_WAIT_POLICY": "PASSIVE"}
+    environments = [kind | {"TEST_THREADS": threads} | shared for threads, kind in product("12", choices())]
+    names = [" ".join(f"{key}={value}" for key, value in one.items() if key not in shared) for one in environments]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(run, names, environments, [arguments] * len(names))
+        results = dict(zip(names, found, strict=True))
     different = bad = 0
     for test in sorted(set().union(*results.values())):
         each = {name: found.get(test, "not run") for name, found in results.items()}
