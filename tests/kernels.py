@@ -74,7 +74,8 @@ def run(name: str, environment: dict[str, str], arguments: list[str]) -> Outcome
     print(f"{name}: {counts} in {time.monotonic() - began:.0f} s ({where})", flush=True)
     if done.returncode:
         print((done.stdout + done.stderr)[-6000:], flush=True)
-        found["pytest"] = f"exit status {done.returncode}"
+        if not {"failed", "error"} & set(found.values()):  # it broke off, or found nothing to run
+            found["pytest"] = f"exit status {done.returncode}"
     return found
 
 
