@@ -68,7 +68,9 @@ def attach(
         embeddings: watch embeddings too.
         split_parts: q, k, v and recurrent gates as matrices of their own.
         tensorboard: write an event file beside the log.
-        resume: True or a step goes on with the run in `directory`; see `tracking.run_start.start_run`.
+        resume: go on with the run in `directory`, or begin one where there is none. True: at step 0 if the weights are
+            W0, else at the step that the optimizer's own counter tells, else at the last one logged. A number: at that
+            step.
         strict: raise the tracker's errors inside the loop instead of recording them.
         distributed: None: where torch.distributed runs several processes, all of them call `attach`, one run is
             written, and the spectra are shared out among them. False: this process watches alone.

@@ -21,7 +21,7 @@ from inrank_monitor.ranks import RankRule
 from inrank_monitor.ranks.null_model import null_rank
 from inrank_monitor.runs.recomputation import recompute
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 
 
 class Lora(nn.Module):

@@ -78,6 +78,8 @@ def test_a_dear_snapshot_does_not_slow_the_training_down(
     assert len(tracker.finished_steps) > 1
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_the_budget_is_kept_for_real_where_every_step_measured_would_break_it(tmp_path: Path) -> None:
     """The same complaint, in real seconds: the first minute's budget is 0.6 s, whatever a snapshot costs."""
     model = mlp(*[160] * 9)
@@ -96,6 +98,8 @@ def test_the_budget_is_kept_for_real_where_every_step_measured_would_break_it(tm
     assert spent / snapshots * steps > 2 * budget  # to measure at every step would have broken it
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_a_pass_over_gpt2_small_takes_a_fraction_of_a_minute(tmp_path: Path) -> None:
     """WeightWatcher takes 58 s for GPT-2 small: here one of its twelve blocks, by processor time."""
     shapes = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]
