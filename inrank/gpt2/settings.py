@@ -17,7 +17,7 @@ from inrank.gpt2.models import PAPER_CONTEXT, PAPER_VOCABULARY, Size, parse_size
 from inrank.gpt2.options import OptionError, TrainOptions, flag_of
 from inrank.gpt2.text import Corpus
 from inrank.layers import Gain
-from inrank_monitor.ranks import Definition, null_rank
+from inrank_monitor.ranks import Definition, RankRule, null_rank
 from inrank_monitor.runs import write_json
 
 OPTIONS_FILE = "options.json"
@@ -89,6 +89,11 @@ class Settings:
     def rule_definition(self) -> Definition:
         """Of the explained ratio, for this method."""
         return "reference" if self.method == "reference" else self.definition
+
+    @property
+    def rank_rule(self) -> RankRule:
+        """By which this method draws a rank from a spectrum."""
+        return RankRule(self.threshold, self.buffer_rank, self.rule_definition)
 
     @property
     def steps_between_checks(self) -> int:

@@ -14,12 +14,11 @@ import numpy as np
 import pandas as pd
 
 from inrank.experiments.gpt2.figures import grown_ranks, not_trained, over_all
-from inrank.experiments.gpt2.rank_growth import Grown, rule_of, shape_of, untrained_paths
+from inrank.experiments.gpt2.rank_growth import Grown, shape_of, untrained_draw, untrained_paths
 from inrank.experiments.gpt2.rows import Measured, Row, judge, trainings_of
 from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcomes, Request, Statement, Table, Training
 from inrank.reproduction.verdicts import Sample, is_below
 from inrank_monitor.figures import spectrum_density
-from inrank_monitor.ranks import untrained_growth
 
 INRANK = Row("small", "inrank", "InRank (Algorithm 2)")
 SHORT = 0.01
@@ -68,12 +67,12 @@ def untrained_checks(grown: Grown, name: str) -> list[tuple[int, np.ndarray]]:
 
     Of the draws that a null rank is the median of, the first that ends there.
     """
-    rule = rule_of(grown.settings)
+    rule, initial_rank = grown.settings.rank_rule, grown.settings.initial_rank
     rows, cols = shape_of(grown.run, name)
-    paths = untrained_paths(rows, cols, *rule)
+    paths = untrained_paths(rows, cols, rule, initial_rank)
     median = sorted(path[-1] for path in paths)[len(paths) // 2]
     seed = next(seed for seed, path in enumerate(paths) if path[-1] == median)
-    checks = untrained_growth(rows, cols, *rule, seed)
+    checks = untrained_draw(rows, cols, rule, initial_rank, seed)
     ranks = [rank for rank, _ in checks[1:]] + [checks[-1][0]]
     return [(rank, values) for rank, (_, values) in zip(ranks, checks, strict=True)]
 
