@@ -78,31 +78,32 @@ class Measured:
         return model if standing == model else f"{model} ({standing})"
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, in words and, where it gives one, as a number."""
+
+    text: str
+    paper: str = "–"
+
+
 def judge(
-    verdict: Callable[..., Statement],
-    claim: str,
-    *samples: Sample,
-    paper: str = "–",
-    note: str = "",
-    undecided: str = "",
-    **options: Any,
+    verdict: Callable[..., Statement], claim: Claim, *samples: Sample, note: str = "", undecided: str = ""
 ) -> Statement:
     """A statement by one of `verdicts`, or `not tested` where nothing was trained.
 
     Args:
-        verdict: such as `is_less`; takes the claim, the samples, `paper` and the options.
+        verdict: such as `is_less`; takes the claim's text, the samples and `paper`. What else it asks for is bound.
         claim: what the paper says.
         samples: ours; without values where nothing was trained.
-        paper: its number.
         note: that a reader needs to judge the numbers; goes behind how it was decided.
         undecided: why this machine cannot decide the claim; the numbers are shown all the same.
-        options: of the verdict.
     """
+    text, paper = claim.text, claim.paper
     if not all(sample.values for sample in samples):
-        return not_tested(claim, NEEDS_GPU, paper=paper)
+        return not_tested(text, NEEDS_GPU, paper=paper)
     if undecided:
-        return not_tested(claim, undecided, paper=paper, ours="; ".join(sample.named for sample in samples))
-    found = verdict(claim, *samples, paper=paper, **options)
+        return not_tested(text, undecided, paper=paper, ours="; ".join(sample.named for sample in samples))
+    found = verdict(text, *samples, paper=paper)
     return replace(found, why=f"{found.why}; {note}") if note else found
 
 
