@@ -127,7 +127,7 @@ def _differences(first: Sample, second: Sample) -> list[float]:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What we found: in words; differences, a seed each, that lie below zero where the claim holds; of which samples."""
+    """What we found: in words; differences, a seed each, below zero where the claim holds; of which samples."""
 
     ours: str
     differences: Sequence[float]

@@ -21,7 +21,7 @@ import plotly.graph_objects as go
 from inrank.experiments.gpt2.figures import not_trained
 from inrank.experiments.gpt2.rows import Claim, Measured, Row, against, judge, trainings_of, written
 from inrank.experiments.gpt2.table_1 import BASELINE
-from inrank.experiments.gpt2.trainings import SIZES, THRESHOLDS
+from inrank.experiments.gpt2.trainings import SIZES, THRESHOLDS, Variant
 from inrank.gpt2.models import parse_size
 from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcomes, Request, Statement, Table, Training
 from inrank.reproduction.verdicts import Sample, is_below, spread
@@ -36,9 +36,9 @@ RANKS = {
 MARGIN, FACTOR = 0.01, 2.0
 MODEL, ALPHA = "small", max(THRESHOLDS)
 DENSE = replace(BASELINE[MODEL], label="dense")
-NULL = Row(MODEL, "fixed-rank", "fixed at the null rank", {"rank": "null"})
+NULL = Row(MODEL, "fixed-rank", "fixed at the null rank", Variant(rank="null"))
 GROWN = {
-    threshold: Row(MODEL, "inrank-efficient", f"InRank-Efficient, α = {threshold:g}", {"threshold": threshold})
+    threshold: Row(MODEL, "inrank-efficient", f"InRank-Efficient, α = {threshold:g}", Variant(threshold=threshold))
     for threshold in THRESHOLDS
 }
 TITLE = "Perplexity over fixed ranks"
@@ -47,7 +47,7 @@ CLAIM = "Section 6.1, Figure 4: the rank that InRank finds aligns with the intri
 
 def sweep(request: Request) -> dict[int, Row]:
     """The fixed ranks of this scale."""
-    return {rank: Row(MODEL, "fixed-rank", f"rank {rank}", {"rank": rank}) for rank in RANKS[request.scale]}
+    return {rank: Row(MODEL, "fixed-rank", f"rank {rank}", Variant(rank=rank)) for rank in RANKS[request.scale]}
 
 
 def trainings(request: Request) -> list[Training]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import Any
 
-from inrank.experiments.gpt2.trainings import SIZES, can_train, number, over_seeds
+from inrank.experiments.gpt2.trainings import SIZES, USUAL, Variant, can_train, number, over_seeds
 from inrank.gpt2.results_table import duration, size, thousands
 from inrank.reproduction.experiment import Outcomes, Request, Statement, Table, Training, Verdict
 from inrank.reproduction.verdicts import Sample, is_less, not_tested, spread
@@ -36,18 +35,18 @@ class Row:
         model: `small`, `medium`, `large`: the paper's, or what stands for it at this scale.
         method: of `inrank train`.
         label: of the row.
-        options: of `gpt2_trainings.gpt2`.
+        variant: in what they differ from the method's usual ones.
     """
 
     model: str
     method: str
     label: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    variant: Variant = USUAL
 
 
 def trainings_of(request: Request, rows: Iterable[Row]) -> list[Training]:
     """A training for every row and seed; none where they cannot be trained here."""
-    return [one for row in rows for one in over_seeds(request, row.model, row.method, **row.options)]
+    return [one for row in rows for one in over_seeds(request, row.model, row.method, row.variant)]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from inrank.experiments.gpt2.rows import (
     rows_table,
     trainings_of,
 )
-from inrank.experiments.gpt2.trainings import MODELS, SIZES
+from inrank.experiments.gpt2.trainings import MODELS, SIZES, Variant
 from inrank.gpt2.models import parse_size
 from inrank.reproduction.experiment import Experiment, Findings, Outcomes, Request, Statement, Training
 from inrank.reproduction.verdicts import Sample, is_below, is_less, is_not_above
@@ -34,7 +34,7 @@ from inrank.reproduction.verdicts import Sample, is_below, is_less, is_not_above
 BASELINE = {model: Row(model, "baseline", "baseline") for model in MODELS}
 EFFICIENT = {model: Row(model, "inrank-efficient", "InRank-Efficient") for model in MODELS}
 VARIANTS = (
-    Row("small", "inrank-efficient", "κ = 1: the literal W0 + U V", {"gain": "1"}),
+    Row("small", "inrank-efficient", "κ = 1: the literal W0 + U V", Variant(gain="1")),
     Row("small", "reference", "the published code: no W0"),
 )
 ROWS = tuple(row for model in MODELS for row in (BASELINE[model], EFFICIENT[model])) + VARIANTS

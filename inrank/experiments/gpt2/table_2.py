@@ -21,12 +21,12 @@ from inrank.experiments.gpt2.rows import (
     trainings_of,
 )
 from inrank.experiments.gpt2.table_1 import EFFICIENT
-from inrank.experiments.gpt2.trainings import MODELS
+from inrank.experiments.gpt2.trainings import MODELS, Variant
 from inrank.reproduction.experiment import Experiment, Findings, Outcomes, Request, Training
 from inrank.reproduction.verdicts import is_less
 
 FIXED = {model: Row(model, "fixed-rank", "fixed at InRank-Efficient's ranks") for model in MODELS}
-NULL = Row("small", "fixed-rank", "fixed at the null ranks (nothing to determine)", {"rank": "null"})
+NULL = Row("small", "fixed-rank", "fixed at the null ranks (nothing to determine)", Variant(rank="null"))
 _LOWER = "Table 2: InRank-Efficient's perplexity is lower than at the same ranks fixed from the start"
 ROWS = (*(row for model in MODELS for row in (FIXED[model], EFFICIENT[model])), NULL)
 

@@ -27,7 +27,7 @@ from inrank.experiments.gpt2.rows import (
     written,
 )
 from inrank.experiments.gpt2.table_1 import BASELINE
-from inrank.experiments.gpt2.trainings import MODELS, THRESHOLDS
+from inrank.experiments.gpt2.trainings import MODELS, THRESHOLDS, Variant
 from inrank.experiments.null_ranks.numbers import published_ranks
 from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcomes, Request, Statement, Table, Training
 from inrank.reproduction.verdicts import Sample, is_below, is_less
@@ -36,7 +36,7 @@ from inrank_monitor.figures import NEUTRAL, category, new_figure
 LOW, HIGH = min(THRESHOLDS), max(THRESHOLDS)
 CHANCE = 0.5  # of two models ordering two thresholds alike
 VARIED = {
-    (model, threshold): Row(model, "inrank-efficient", f"α = {threshold:g}", {"threshold": threshold})
+    (model, threshold): Row(model, "inrank-efficient", f"α = {threshold:g}", Variant(threshold=threshold))
     for model in MODELS
     for threshold in THRESHOLDS
 }

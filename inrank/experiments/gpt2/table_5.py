@@ -23,13 +23,13 @@ from inrank.experiments.gpt2.rows import (
     rows_table,
     trainings_of,
 )
-from inrank.experiments.gpt2.trainings import HALF
+from inrank.experiments.gpt2.trainings import HALF, Variant
 from inrank.reproduction.experiment import Experiment, Findings, Outcomes, Request, Statement, Training
 from inrank.reproduction.verdicts import is_less, is_not_above, not_tested
 
 MODELS = ("medium", "large")
 FULL = {model: Row(model, "inrank-efficient", "InRank-Efficient, 32 bits") for model in MODELS}
-HALVES = {model: Row(model, "inrank-efficient", "InRank-Efficient, 16 bits", {"half": True}) for model in MODELS}
+HALVES = {model: Row(model, "inrank-efficient", "InRank-Efficient, 16 bits", Variant(half=True)) for model in MODELS}
 ROWS = tuple(row for model in MODELS for row in (FULL[model], HALVES[model]))
 
 
