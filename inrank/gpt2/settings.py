@@ -109,8 +109,11 @@ class Settings:
 
     def null_ranks(self) -> dict[str, int]:
         """The rank of every MLP matrix to which the same rule grows factors that nobody trains."""
-        rule = (self.threshold, self.buffer_rank, self.rule_definition)
-        return {name: null_rank(*shape, *rule, "factors") for name, shape in self.shape.mlp_shapes.items()}
+        rule = self.rank_rule
+        return {
+            name: null_rank(*shape, rule.threshold, rule.buffer_rank, rule.definition, "factors")
+            for name, shape in self.shape.mlp_shapes.items()
+        }
 
     def write(self, directory: Path) -> None:
         """Into the training's directory."""

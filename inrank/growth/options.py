@@ -43,7 +43,7 @@ class GrowthOptions:
     def _schedule(self) -> Every | Where:
         return Where(self.every) if callable(self.every) else Every(self.every)
 
-    @property
+    @cached_property
     def needs_gradient(self) -> bool:
         """Whether the rule looks at the gradient."""
         return bool(getattr(self.rule, "needs_gradient", False))
