@@ -1,6 +1,6 @@
 """How the ranks of a GPT-2's MLP matrices grew in a run, and how the same rule grows factors that nobody trains.
 
-All is read from the run's snapshots. `gpt2_trainings` takes one after each check of the ranks (at the paper's sizes the
+All is read from the run's snapshots. `trainings` takes one after each check of the ranks (at the paper's sizes the
 tracker chooses, so that a growth is seen at the first snapshot after it).
 """
 
