@@ -85,6 +85,13 @@ def _build_parser() -> argparse.ArgumentParser:
             *plan_options.EXAMPLES,
         )
     )
+    _add_readers(command)
+    command("doctor", _doctor, "what is installed, which device, and a self-check of the spectra", "doctor")
+    return parser
+
+
+def _add_readers(command: Callable[..., Parser]) -> None:
+    """The commands that are given a run, or a directory of runs."""
     report = command("report", _report, "a run as a table, or as one HTML page", "report runs/demo --html report.html")
     report.add_argument("path", metavar="RUN", help="run directory")
     report.add_argument("--html", metavar="FILE", help="write a self-contained page that opens offline")
@@ -112,8 +119,6 @@ def _build_parser() -> argparse.ArgumentParser:
     dashboard.add_argument("path", metavar="DIR", nargs="?", default="runs", help="directory of runs (default: runs)")
     dashboard.add_argument("--port", type=int, default=8501, help="on localhost (default: 8501)")
     dashboard.add_argument("--no-browser", action="store_true", help="do not open a browser window")
-    command("doctor", _doctor, "what is installed, which device, and a self-check of the spectra", "doctor")
-    return parser
 
 
 def _demo(options: argparse.Namespace) -> int:
