@@ -1,0 +1,82 @@
+"""A run on disk: written while training runs, read back as tables, ranked anew by another rule.
+
+Writing needs no pandas, and reading needs it at once: what reads is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from inrank_monitor.runs.log import (
+    FLOAT_METRICS,
+    INTEGER_METRICS,
+    LOCK_FILE,
+    RUN_FILE,
+    SCHEMA_VERSION,
+    SCHEMAS,
+    TENSORBOARD_DIR,
+    WEIGHTS_FILE,
+    AppendFile,
+    Lock,
+    RunLog,
+    existing_segments,
+    is_locked,
+    make_batch,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from inrank_monitor.runs.export import export_run
+    from inrank_monitor.runs.folder import RunFolder
+    from inrank_monitor.runs.rank_rule import RankRule, logged_rule, recompute
+    from inrank_monitor.runs.run import Run, RunSummary, list_runs, open_run
+    from inrank_monitor.runs.shared_run import RunState, SharedRun
+
+_READING = {
+    "Run": "run",
+    "RunFolder": "folder",
+    "RunState": "shared_run",
+    "RunSummary": "run",
+    "RankRule": "rank_rule",
+    "SharedRun": "shared_run",
+    "export_run": "export",
+    "list_runs": "run",
+    "logged_rule": "rank_rule",
+    "open_run": "run",
+    "recompute": "rank_rule",
+}
+__all__ = [
+    "FLOAT_METRICS",
+    "INTEGER_METRICS",
+    "LOCK_FILE",
+    "RUN_FILE",
+    "SCHEMAS",
+    "SCHEMA_VERSION",
+    "TENSORBOARD_DIR",
+    "WEIGHTS_FILE",
+    "AppendFile",
+    "Lock",
+    "RankRule",
+    "Run",
+    "RunFolder",
+    "RunLog",
+    "RunState",
+    "RunSummary",
+    "SharedRun",
+    "existing_segments",
+    "export_run",
+    "is_locked",
+    "list_runs",
+    "logged_rule",
+    "make_batch",
+    "open_run",
+    "recompute",
+    "write_json",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _READING:
+        return getattr(import_module(f"inrank_monitor.runs.{_READING[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
