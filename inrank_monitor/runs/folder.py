@@ -12,8 +12,8 @@ import stat
 from functools import lru_cache
 from pathlib import Path
 
-from inrank_monitor.runs.run import is_run
 from inrank_monitor.runs.log import LOCK_FILE, RUN_FILE, SCHEMAS
+from inrank_monitor.runs.run import is_run
 
 
 class RunFolder:

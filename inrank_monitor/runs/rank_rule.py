@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from inrank_monitor.ranks import null_rank
-from inrank_monitor.ranks import Definition, check_options, explained_ratio_curve
+from inrank_monitor.ranks import Definition, check_options, explained_ratio_curve, null_rank
 
 if TYPE_CHECKING:
     from inrank_monitor.runs.run import Run
