@@ -1,11 +1,11 @@
 # Everything runs in .venv, which is made once from constraints.txt and then left alone. Two stamps: the demo and the
-# dashboard need a third of what the tests and checks need.
+# dashboard need half of the packages that the tests and checks need.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LIGHT := $(VENV)/.light
 STAMP := $(VENV)/.installed
-# Python compiles what it imports, which is a fraction of what is installed: --no-compile saves a third of the time.
+# Python compiles what it imports, a fraction of what is installed: compiling everything would double the time.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 WORKERS := -n auto --maxprocesses 4 --dist loadfile # a file's tests stay together: they share what they made
 
