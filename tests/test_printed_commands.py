@@ -152,7 +152,7 @@ def test_what_the_demo_says_at_its_end_works_in_a_shell_that_knows_nothing(tmp_p
     line = f"exec {said['Dashboard']} --no-browser --port {port}"
     server = subprocess.Popen(line, shell=True, stdout=subprocess.DEVNULL, **shell)  # type: ignore[call-overload]
     try:
-        answered, end = False, time.monotonic() + 60
+        answered, end = False, time.monotonic() + 120
         while not answered and server.poll() is None and time.monotonic() < end:
             time.sleep(0.2)
             try:
