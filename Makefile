@@ -9,9 +9,9 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 WORKERS := -n auto --maxprocesses 4 --dist loadfile # a file's tests stay together: they share what they made
 
-.PHONY: help install demo dashboard test test-slow test-all lint types check bench dist clean
+.PHONY: help install demo dashboard test test-slow test-kernels test-all lint types check bench dist clean
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(LIGHT): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(CHECK_PYTHON) && echo "setting up $(VENV)" && $(PYTHON) -m venv --clear $(VENV); }
@@ -50,7 +50,10 @@ test-slow: $(STAMP) ## the slow tests; those that measure time run alone at the 
 	$(BIN)/python -m pytest $(WORKERS) -m "slow and not alone" $(ARGS)
 	$(BIN)/python -m pytest -m alone $(ARGS)
 
-test-all: test test-slow ## every test
+test-kernels: $(STAMP) ## the numeric tests as other processors would round: eight arithmetics (four minutes)
+	$(BIN)/python tests/kernels.py $(ARGS)
+
+test-all: test test-slow test-kernels ## every test
 
 lint: $(STAMP) ## ruff: format and lint
 	$(BIN)/ruff format --check .

@@ -21,7 +21,7 @@ os.environ["STREAMLIT_LOG_LEVEL"] = "error"
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from made_runs import append_steps, make_run  # noqa: E402
+from helpers.made_runs import append_steps, make_run  # noqa: E402
 from streamlit.testing.v1 import AppTest  # noqa: E402
 
 from inrank_monitor.launch import RUNS_VARIABLE, app_directory  # noqa: E402

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from inrank_monitor.runs import RankRule, logged_rule, recompute
+from inrank_monitor.ranks import RankRule
+from inrank_monitor.runs import logged_rule, recompute
 
 if TYPE_CHECKING:
     from inrank_monitor.runs import Run

@@ -10,6 +10,8 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: one thread each, also in what they start
     os.environ["OMP_NUM_THREADS"] = "1"
+if "TEST_THREADS" in os.environ:  # of tests/kernels.py, which runs the numeric tests with one thread and with two
+    os.environ["OMP_NUM_THREADS"] = os.environ["TEST_THREADS"]
 
 # What the tests start in processes of their own imports the same helpers.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.path.dirname(__file__), os.environ.get("PYTHONPATH"))))
@@ -36,6 +38,12 @@ install_import_hook(
 import torch  # noqa: E402
 
 
+def pytest_report_header() -> str:
+    """Whose arithmetic this is: another processor's rounds differently."""
+    library = "MKL" if torch.backends.mkl.is_available() else "no MKL"
+    return f"arithmetic: {torch.backends.cpu.get_cpu_capability()}, {library}, threads: {torch.get_num_threads()}"
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
@@ -58,9 +66,12 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Many small operations: on a busy machine, threads that wait for each other make them ten times slower."""
+    """Many small operations: on a busy machine, threads that wait for each other make them ten times slower.
+
+    tests/kernels.py asks for two all the same.
+    """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
     yield
     torch.set_num_threads(threads)
 

@@ -8,8 +8,8 @@ import streamlit as st
 
 from inrank_monitor.figures import short_names
 from inrank_monitor.matrices.roles import matrix_groups, select_matrices
-from inrank_monitor.ranks import DEFINITIONS
-from inrank_monitor.runs import RankRule, RunFolder, RunState
+from inrank_monitor.ranks import DEFINITIONS, RankRule
+from inrank_monitor.runs import RunFolder, RunState
 from views.page import Page
 
 URL: dict[str, Any] = {"bind": "query-params"}

@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from inrank_monitor.figures import CAPTIONS
-from inrank_monitor.runs import RankRule, RunFolder, RunState, RunSummary, SharedRun, open_run
+from inrank_monitor.ranks import RankRule
+from inrank_monitor.runs import RunFolder, RunState, RunSummary, SharedRun, open_run
 
 _OPEN_RUNS = 12
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$&^=])")

@@ -79,7 +79,7 @@ class WatchedAdapter(WatchedModel):
             if self.begins_at_first
             else "which began at zero: W0 is the base model"
         )
-        super().__init__("LoRA adapter", size, matrices, coverage, f"{of}, {begins}", {})
+        super().__init__("LoRA adapter", size, "cpu", matrices, coverage, f"{of}, {begins}", {})
         self._paths = {id(layer): path for path, layer in self._layers.items()}
 
     def places(self, checkpoint: Checkpoint) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +19,17 @@ from tqdm import tqdm
 
 from inrank_monitor.checkpoints.adapters import WatchedAdapter, is_adapter
 from inrank_monitor.checkpoints.files import Checkpoint
-from inrank_monitor.checkpoints.model import WatchedModel, watch_checkpoint
+from inrank_monitor.checkpoints.model import WatchedModel
 from inrank_monitor.checkpoints.opening import open_checkpoint, read_json
-from inrank_monitor.checkpoints.start import ScanRun, start_scan
+from inrank_monitor.checkpoints.start import Source, start_scan
 from inrank_monitor.checkpoints.steps import Saved, find_checkpoints
+from inrank_monitor.checkpoints.watching import watch_checkpoint
 from inrank_monitor.distributed import Share
-from inrank_monitor.matrices import InitialWeights
-from inrank_monitor.ranks import Definition, check_options
+from inrank_monitor.matrices import InitialWeights, no_weights
+from inrank_monitor.ranks import Definition
+from inrank_monitor.runs import RunOptions
 from inrank_monitor.spectra import SpectrumMethod, SpectrumPool
-from inrank_monitor.tracking import RankOptions, Recorder, ScalarRow, Snapshot, check_leading, merged, take_snapshot
+from inrank_monitor.tracking import Measuring, Recorder, ScalarRow, Snapshot, StartedRun, merged, take_snapshot
 
 if TYPE_CHECKING:
     from inrank_monitor.runs import Run
@@ -100,22 +103,30 @@ def scan(
         raise TypeError(f"checkpoints must be a list of paths, got {checkpoints!r}")
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    options = RankOptions(threshold, buffer_rank, definition, leading)
-    check_options(threshold, buffer_rank, definition)
-    check_leading(leading)
-    selection = {"include": include, "exclude": exclude, "embeddings": embeddings, "split_parts": split_parts}
-    saved, source = find_checkpoints(checkpoints, steps)
-    first, watched = _watch(saved, key, model, None if config is None else Path(config), selection)
-    started, todo = start_scan(Path(directory), saved, watched, first, options, resume)
-    notes = [f"W0 is {saved[0].path.name}, at step {saved[0].step}"] if watched.begins_at_first else []
-    job = _Scan(started, watched, first, options, key, SpectrumPool(workers), tensorboard)
-    job.run(todo, saved[0].step, [*notes, watched.note, source], progress)
+    options = RunOptions(
+        threshold=threshold,
+        buffer_rank=buffer_rank,
+        definition=definition,
+        leading=leading,
+        include=include,
+        exclude=exclude,
+        embeddings=embeddings,
+        split_parts=split_parts,
+        initial_weights="checkpoint",
+        tensorboard=tensorboard,
+    )
+    saved, origin = find_checkpoints(checkpoints, steps)
+    source = _watch(saved, key, model, None if config is None else Path(config), options)
+    started, todo = start_scan(Path(directory), source, options, resume)
+    notes = [f"W0 is {saved[0].path.name}, at step {saved[0].step}"] if source.watched.begins_at_first else []
+    job = _Scan(started, source, SpectrumPool(workers))
+    job.run(todo, [*notes, source.watched.note, origin], progress)
     return open_run(directory)
 
 
 def _watch(
-    saved: Sequence[Saved], key: str | None, model: nn.Module | None, config: Path | None, selection: dict[str, Any]
-) -> tuple[Checkpoint, WatchedModel]:
+    saved: Sequence[Saved], key: str | None, model: nn.Module | None, config: Path | None, options: RunOptions
+) -> Source:
     """The first checkpoint and what is watched, once every checkpoint has been opened, and found to be of its kind."""
     kinds = {is_adapter(one.path): one for one in saved}
     if len(kinds) == 2:
@@ -127,49 +138,31 @@ def _watch(
     if True in kinds:
         if model is not None or config is not None:
             raise ValueError("an adapter says itself which layers it is for: give neither model nor config")
-        watched: WatchedModel = WatchedAdapter(first, selection)
+        watched: WatchedModel = WatchedAdapter(first, options.selection)
     else:
-        watched = watch_checkpoint(first, model, config, **selection)
+        watched = watch_checkpoint(first, model, config, **options.selection)
     if watched.begins_at_first and len(saved) < 2:
         raise ValueError(f"a scan needs W0 and one more checkpoint at least, got {saved[0].path} alone")
     for one in saved[1:]:
         if not watched.places(open_checkpoint(one.path, key)):
             raise ValueError(f"{one.path} has none of the matrices of {saved[0].path}: is it of another model?")
-    return first, watched
+    return Source(saved, key, first, watched)
 
 
 class _Scan:
     """One scan under way: `run` measures, and closes the run however that ends."""
 
-    def __init__(
-        self,
-        started: ScanRun,
-        watched: WatchedModel,
-        first: Checkpoint,
-        options: RankOptions,
-        key: str | None,
-        pool: SpectrumPool,
-        tensorboard: bool,
-    ) -> None:
-        self._started, self._watched, self._first = started, watched, first
-        self._options, self._key, self._pool = options, key, pool
-        self._method = SpectrumMethod(options.leading, options.density)
-        entries = started.info["matrices"]
-        self._recorder = Recorder(
-            started.directory,
-            started.segment,
-            watched.matrices,
-            [entry["initial_norm"] for entry in entries],
-            [entry["null_rank"] for entry in entries],
-            options,
-            started.running,
-            started.step if started.resumed else None,
-            tensorboard,
-        )
+    def __init__(self, started: StartedRun, source: Source, pool: SpectrumPool) -> None:
+        self._started, self._source, self._watched = started, source, source.watched
+        options, nothing = started.options, Share([], {})
+        method = SpectrumMethod(options.leading, options.density)
+        self._measuring = Measuring(source.watched.matrices, nothing, no_weights(), method, pool)
+        self._recorder = Recorder(started)
 
-    def run(self, todo: Sequence[Saved], first_step: int, notes: Sequence[str], progress: bool) -> None:
+    def run(self, todo: Sequence[Saved], notes: Sequence[str], progress: bool) -> None:
         """Measure these checkpoints, in order."""
         step, status, reason = self._started.step, "interrupted", ""
+        first_step = self._source.saved[0].step
         try:
             self._say(step if self._started.resumed else first_step, notes)
             with tqdm(
@@ -195,7 +188,7 @@ class _Scan:
             logger.info(note)
 
     def _record(self, one: Saved, before: int, bar: tqdm[Any]) -> None:
-        checkpoint = open_checkpoint(one.path, self._key)
+        checkpoint = open_checkpoint(one.path, self._source.key)
         snapshot = self._measure(one, checkpoint, bar)
         if rows := _trainer_scalars(one.path, before, one.step):
             self._recorder.scalars(rows)
@@ -206,7 +199,7 @@ class _Scan:
 
     def _measure(self, one: Saved, checkpoint: Checkpoint, bar: tqdm[Any]) -> Snapshot:
         """One checkpoint's snapshot, some parameters at a time."""
-        at_first, here = self._watched.places(self._first), self._watched.places(checkpoint)
+        at_first, here = self._watched.places(self._source.first), self._watched.places(checkpoint)
         parts = [Snapshot(one.step, time.time())]
         for group in self._groups():
             starts: dict[str, Tensor] = {}
@@ -220,21 +213,20 @@ class _Scan:
                     continue
                 present.append(place)
                 if name not in starts:
-                    self._watched.fill(matrix, self._first, at_first[name])
+                    self._watched.fill(matrix, self._source.first, at_first[name])
                     starts[name] = self._watched.start(matrix)
                     self._watched.fill(matrix, checkpoint, here[name])
             initial, share = InitialWeights(starts.__getitem__), Share(present, {})
-            matrices = self._watched.matrices
-            parts.append(take_snapshot(one.step, matrices, initial, self._method, self._pool, share))
+            parts.append(take_snapshot(one.step, replace(self._measuring, share=share, initial=initial)))
             bar.update(len(group))
         return merged(parts)
 
     def _groups(self) -> Iterator[list[int]]:
         """Places of matrices, those of one parameter together, enough to keep every worker busy."""
         group: list[int] = []
-        matrices = self._watched.matrices
+        matrices, full = self._watched.matrices, _GROUP * self._measuring.pool.workers
         for place, matrix in enumerate(matrices):
-            if len(group) >= _GROUP * self._pool.workers and matrix.parameter != matrices[place - 1].parameter:
+            if len(group) >= full and matrix.parameter != matrices[place - 1].parameter:
                 yield group
                 group = []
             group.append(place)
@@ -242,13 +234,9 @@ class _Scan:
             yield group
 
     def _close(self, status: str, reason: str, step: int) -> None:
-        self._pool.close()
+        self._measuring.pool.close()
         self._recorder.close()
-        self._started.info["ended"] = {"status": status, "reason": reason, "time": time.time(), "step": step}
-        try:
-            self._started.save()
-        finally:
-            self._started.lock.release()
+        self._started.end(status, reason, step)
 
 
 def _trainer_scalars(path: Path, after: int, until: int) -> list[ScalarRow]:

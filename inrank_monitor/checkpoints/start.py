@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -17,50 +14,27 @@ from inrank_monitor.checkpoints.model import WatchedModel
 from inrank_monitor.checkpoints.steps import Saved
 from inrank_monitor.distributed import initial_norm
 from inrank_monitor.matrices import InitialWeights
-from inrank_monitor.runs import RUN_FILE, SCHEMA_VERSION, Lock, write_json
-from inrank_monitor.tracking import RankOptions, check_same, describe_matrix, open_directory, versions
-
-KEEP = "checkpoint"  # where run.json says that W0 is
+from inrank_monitor.runs import RunOptions
+from inrank_monitor.tracking import StartedRun, add_segment, check_same, first_info, open_directory
 
 
-@dataclass
-class ScanRun:
-    """A scan's run directory that is ours to write.
+class Source(NamedTuple):
+    """What a scan reads.
 
     Attributes:
-        directory: its path.
-        info: what run.json holds; `save` writes it again.
-        lock: held until the run is closed.
-        step: of W0, or the last one measured.
-        resumed: whether an earlier process wrote to it.
-        running: running rank of each matrix at `step`.
+        saved: the checkpoints, in order.
+        key: of the state dict in them, where it was given.
+        first: the first of them, opened.
+        watched: the matrices that it holds.
     """
 
-    directory: Path
-    info: dict[str, Any]
-    lock: Lock
-    step: int
-    resumed: bool
-    running: np.ndarray
-
-    @property
-    def segment(self) -> int:
-        """Number of the streams that this process writes."""
-        return int(self.info["segments"][-1]["segment"])
-
-    def save(self) -> None:
-        """Write run.json."""
-        write_json(self.directory / RUN_FILE, self.info)
+    saved: Sequence[Saved]
+    key: str | None
+    first: Checkpoint
+    watched: WatchedModel
 
 
-def start_scan(
-    directory: Path,
-    saved: Sequence[Saved],
-    watched: WatchedModel,
-    first: Checkpoint,
-    options: RankOptions,
-    resume: bool,
-) -> tuple[ScanRun, list[Saved]]:
+def start_scan(directory: Path, source: Source, options: RunOptions, resume: bool) -> tuple[StartedRun, list[Saved]]:
     """Begin a run in `directory` or take up the scan there; the run, and the checkpoints that are still to be measured.
 
     Raises:
@@ -70,18 +44,15 @@ def start_scan(
         RuntimeError: another process is writing it.
         OSError: the directory cannot be written.
     """
-    held: list[Lock] = []
-    exists = open_directory(directory, resume, held)
-    lock = held[0]
+    lock, exists = open_directory(directory, resume)
+    saved, watched = source.saved, source.watched
     try:
-        info = _describe(saved[0], watched, first, options)
+        info = _describe(source, options)
         measured = list(saved[1:] if watched.begins_at_first else saved)
+        started = StartedRun(directory, watched, options, info, lock, saved[0].step)
+        done: set[int] = set()
         if exists:
-            started, done = _take_up(directory, info, watched, options, lock)
-        else:
-            running = np.zeros(len(watched.matrices), dtype=np.int64)
-            started = ScanRun(directory, info, lock, saved[0].step, False, running)
-            done = set()
+            started, done = _take_up(started)
         todo = [one for one in measured if one.step not in done]
         if todo and done and todo[0].step < max(done):
             raise ValueError(f"{todo[0].path} is at step {todo[0].step}, but {directory} is at {max(done)} already")
@@ -92,8 +63,9 @@ def start_scan(
     return started, todo
 
 
-def _describe(first_saved: Saved, watched: WatchedModel, first: Checkpoint, options: RankOptions) -> dict[str, Any]:
+def _describe(source: Source, options: RunOptions) -> dict[str, Any]:
     """What run.json holds at the start."""
+    watched, first = source.watched, source.first
     places = watched.places(first)
     owners = {matrix.parameter: matrix for matrix in watched.matrices}
 
@@ -102,43 +74,30 @@ def _describe(first_saved: Saved, watched: WatchedModel, first: Checkpoint, opti
         return watched.start(owners[parameter])
 
     initial = InitialWeights(start)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "id": uuid.uuid4().hex,
-        "created": time.time(),
-        "model": {"class": watched.kind, "parameters": watched.size, "device": "cpu"},
-        "matrices": [describe_matrix(matrix, initial_norm(matrix, initial), options) for matrix in watched.matrices],
-        "coverage": [asdict(row) for row in watched.coverage],
-        "options": {**asdict(options), "initial_weights": KEEP},
-        "optimizer_steps": 0,
-        "initial_weights": {"keep": KEEP, "path": str(first.path.resolve()), "step": first_saved.step},
-        "segments": [{"segment": 0, "resume_step": None, "time": time.time(), "versions": versions()}],
-        "ended": None,
-    }
+    norms = [initial_norm(matrix, initial) for matrix in watched.matrices]
+    where = {"keep": options.initial_weights, "path": str(first.path.resolve()), "step": source.saved[0].step}
+    return first_info(watched, options, norms, where)
 
 
-def _take_up(
-    directory: Path, info: dict[str, Any], watched: WatchedModel, options: RankOptions, lock: Lock
-) -> tuple[ScanRun, set[int]]:
+def _take_up(new: StartedRun) -> tuple[StartedRun, set[int]]:
     """The scan that is there, once it has been found to be this one, and the steps that it has measured."""
     from inrank_monitor.runs import open_run
 
+    directory = new.directory
     run = open_run(directory)
-    there = run.info.get("initial_weights", {})
-    if there.get("keep") != KEEP:
+    there, here = run.info.get("initial_weights", {}), new.info["initial_weights"]
+    if there.get("keep") != here["keep"]:
         raise ValueError(f"{directory} holds the run of a tracker, not of a scan: choose another directory")
-    check_same(directory, run.info, watched.matrices, options)
-    if there["step"] != info["initial_weights"]["step"] or run.info["matrices"] != info["matrices"]:
+    check_same(directory, run.info, new.watched, new.options)
+    if there["step"] != here["step"] or run.info["matrices"] != new.info["matrices"]:
         raise ValueError(
             f"{directory} was begun with another W0 ({there['path']}, step {there['step']}) than "
-            f"{info['initial_weights']['path']}, step {info['initial_weights']['step']}"
+            f"{here['path']}, step {here['step']}"
         )
     measured = run.measurements
     done = {int(step) for step in measured["step"].unique()}
     ranks = measured.groupby("matrix", observed=False)["running_rank"].max()
-    segment = 1 + max(entry["segment"] for entry in run.info["segments"])
     last = max(done, default=there["step"])
-    run.info["segments"].append({"segment": segment, "resume_step": last, "time": time.time(), "versions": versions()})
-    run.info["ended"] = None
+    add_segment(run.info, directory, last)
     running = ranks.fillna(0).to_numpy(dtype=np.int64)
-    return ScanRun(directory, run.info, lock, last, True, running), done
+    return StartedRun(directory, new.watched, new.options, run.info, new.lock, last, True, running), done

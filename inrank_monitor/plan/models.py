@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from inrank_monitor.checkpoints.described import CONFIG, model_of_config, with_shapes
 from inrank_monitor.checkpoints.files import TensorInfo
-from inrank_monitor.checkpoints.model import CONFIG, model_of_config, with_shapes
 from inrank_monitor.checkpoints.named_layers import layers_by_name
 from inrank_monitor.checkpoints.opening import read_json
 from inrank_monitor.matrices import Matrix, find_matrices

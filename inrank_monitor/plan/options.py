@@ -91,7 +91,7 @@ def _name(model: str | None) -> str:
 
 def _check(options: argparse.Namespace) -> None:
     """Raise a ValueError for the first option that is wrong."""
-    from inrank_monitor.tracking import check_leading
+    from inrank_monitor.runs import check_leading
 
     if (options.model is None) == (options.shapes is None):
         raise ValueError(

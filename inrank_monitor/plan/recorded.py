@@ -12,10 +12,10 @@ import torch
 
 from inrank_monitor.matrices import Matrix
 from inrank_monitor.plan.quantities import Recorded
-from inrank_monitor.runs import make_batch
+from inrank_monitor.runs import RunOptions, make_batch
 from inrank_monitor.sinks import EventFile, Measurements, import_protocol
 from inrank_monitor.spectra import Spectrum
-from inrank_monitor.tracking import RankOptions, Snapshot, metric_columns
+from inrank_monitor.tracking import Snapshot, metric_columns
 
 
 def recorded(matrices: Sequence[Matrix], leading: int | None = None, tensorboard: bool = True) -> Recorded:
@@ -35,7 +35,7 @@ def recorded(matrices: Sequence[Matrix], leading: int | None = None, tensorboard
     names, ones = [matrix.name for matrix in matrices], [1] * len(matrices)
     began = time.thread_time()
     running = np.zeros(len(matrices), dtype=np.int64)
-    columns = metric_columns(snapshot, matrices, ones, RankOptions(leading=leading), running)
+    columns = metric_columns(snapshot, matrices, ones, RunOptions(leading=leading), running)
     log = make_batch("measurements", columns).serialize().size + _own_scalars()
     events = _events(Measurements.of(1, snapshot.time, columns, names, ones), names) if tensorboard else 0
     return Recorded(time.thread_time() - began, log, events)

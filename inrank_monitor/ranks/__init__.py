@@ -13,11 +13,13 @@ from inrank_monitor.ranks.metrics import (
     next_rank,
 )
 from inrank_monitor.ranks.null_model import Kind, null_rank, null_singular_values, untrained_growth
+from inrank_monitor.ranks.rule import RankRule
 
 __all__ = [
     "DEFINITIONS",
     "Definition",
     "Kind",
+    "RankRule",
     "check_options",
     "effective_rank",
     "explained_ratio",

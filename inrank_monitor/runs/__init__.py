@@ -25,26 +25,27 @@ from inrank_monitor.runs.log import (
     make_batch,
     write_json,
 )
+from inrank_monitor.runs.options import RunOptions, check_leading
 
 if TYPE_CHECKING:
     from inrank_monitor.runs.export import export_run
-    from inrank_monitor.runs.folder import RunFolder
-    from inrank_monitor.runs.rank_rule import RankRule, logged_rule, recompute
-    from inrank_monitor.runs.run import Run, RunSummary, list_runs, open_run
+    from inrank_monitor.runs.folder import RunFolder, list_runs
+    from inrank_monitor.runs.recomputation import logged_rule, recompute
+    from inrank_monitor.runs.run import Run, open_run
     from inrank_monitor.runs.shared_run import RunState, SharedRun
+    from inrank_monitor.runs.summary import RunSummary
 
 _READING = {
     "Run": "run",
     "RunFolder": "folder",
     "RunState": "shared_run",
-    "RunSummary": "run",
-    "RankRule": "rank_rule",
+    "RunSummary": "summary",
     "SharedRun": "shared_run",
     "export_run": "export",
-    "list_runs": "run",
-    "logged_rule": "rank_rule",
+    "list_runs": "folder",
+    "logged_rule": "recomputation",
     "open_run": "run",
-    "recompute": "rank_rule",
+    "recompute": "recomputation",
 }
 __all__ = [
     "FLOAT_METRICS",
@@ -57,13 +58,14 @@ __all__ = [
     "WEIGHTS_FILE",
     "AppendFile",
     "Lock",
-    "RankRule",
     "Run",
     "RunFolder",
     "RunLog",
+    "RunOptions",
     "RunState",
     "RunSummary",
     "SharedRun",
+    "check_leading",
     "existing_segments",
     "export_run",
     "is_locked",

@@ -13,7 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from inrank_monitor.runs.log import LOCK_FILE, RUN_FILE, SCHEMAS
-from inrank_monitor.runs.run import is_run
+from inrank_monitor.runs.run import is_run, open_run
+from inrank_monitor.runs.summary import RunSummary
 
 
 class RunFolder:
@@ -116,3 +117,15 @@ def _holds_run(path: Path) -> bool:
         return path.is_dir() and os.path.lexists(path / RUN_FILE)
     except OSError:
         return False
+
+
+def list_runs(directory: str | Path) -> list[RunSummary]:
+    """The runs directly below a directory, newest first; one that cannot be opened is left out."""
+    summaries = []
+    for path in sorted(Path(directory).iterdir()) if Path(directory).is_dir() else []:
+        if is_run(path):
+            try:
+                summaries.append(open_run(path).summary())
+            except (ValueError, OSError):
+                continue
+    return sorted(summaries, key=lambda summary: summary.created, reverse=True)

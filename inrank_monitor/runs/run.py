@@ -1,27 +1,23 @@
 """A run directory, finished or live, as pandas tables.
 
-Reading never writes, never runs or unpickles anything, and keeps what it has: `refresh` reads only what was appended
-since. What cannot be read is left out and named in `Run.problems`.
+It keeps what it has: `refresh` reads only what was appended since.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from inrank_monitor.runs import run_file
-from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS, existing_segments, is_locked
-from inrank_monitor.runs.segment import Segment
-
-Status = Literal["live", "finished", "interrupted"]
-_SILENT_SECONDS = 120.0  # without locks, a run is live while its files are younger than this
+from inrank_monitor.ranks import Definition
+from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS
+from inrank_monitor.runs.log_files import LogFiles, Status
+from inrank_monitor.runs.options import RunOptions
+from inrank_monitor.runs.summary import RunSummary, summarise
 
 
 def open_run(path: str | Path) -> Run:
@@ -39,98 +35,18 @@ def is_run(path: Path) -> bool:
     return (path / RUN_FILE).is_file()
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """One line of a list of runs; None where nothing was measured or logged yet.
-
-    Attributes:
-        path: of the run directory.
-        status: live, finished or interrupted.
-        created: unix seconds.
-        model: class name.
-        matrices: how many are watched.
-        parameters: of the whole model.
-        step: the last one known.
-        snapshots: how many.
-        loss: the last one logged.
-        mean_rank: over the matrices, at the last snapshot.
-        mean_rank_over_null: mean of rank / null rank there.
-        overhead: the tracker's share of wall time.
-    """
-
-    path: Path
-    status: Status
-    created: float
-    model: str
-    matrices: int
-    parameters: int
-    step: int
-    snapshots: int
-    loss: float | None
-    mean_rank: float | None
-    mean_rank_over_null: float | None
-    overhead: float | None
-
-
-def list_runs(directory: str | Path) -> list[RunSummary]:
-    """The runs directly below a directory, newest first; one that cannot be opened is left out."""
-    summaries = []
-    for path in sorted(Path(directory).iterdir()) if Path(directory).is_dir() else []:
-        if is_run(path):
-            try:
-                summaries.append(open_run(path).summary())
-            except (ValueError, OSError):
-                continue
-    return sorted(summaries, key=lambda summary: summary.created, reverse=True)
-
-
 class Run:
     """One run directory as tables; see `open_run`.
 
     Attributes:
         path: of the directory.
-        info: what run.json holds.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.info: dict[str, Any] = {}
-        self._info_text: str | None = None
-        self._segments: dict[Path, Segment] = {}
+        self._files = LogFiles(path)
         self._cache: dict[str, Any] = {}
         self.refresh()
-
-    @property
-    def name(self) -> str:
-        """The directory's name."""
-        return self.path.resolve().name
-
-    @property
-    def threshold(self) -> float:
-        """α of the logged ranks."""
-        return float(self.info["options"]["threshold"])
-
-    @property
-    def buffer_rank(self) -> int:
-        """B of the logged ranks."""
-        return int(self.info["options"]["buffer_rank"])
-
-    @property
-    def leading(self) -> int | None:
-        """How many singular values are logged of each spectrum; None: all of them."""
-        options = self.info["options"]
-        return None if options.get("density") else options.get("leading")
-
-    @property
-    def measured(self) -> int | None:
-        """How many values of a spectrum were measured, where those after them are estimates; None: there are none."""
-        options = self.info["options"]
-        return options["leading"] if options.get("density") else None
-
-    @property
-    def definition(self) -> Literal["paper", "reference"]:
-        """Which explained ratio the logged ranks come from."""
-        return "reference" if self.info["options"]["definition"] == "reference" else "paper"
 
     def refresh(self) -> bool:
         """Read what is new; whether there was anything.
@@ -138,53 +54,60 @@ class Run:
         Raises:
             FileNotFoundError, ValueError: as `open_run`.
         """
-        changed = self._read_info()
-        for table in SCHEMAS:
-            for number, path in existing_segments(self.path, table).items():
-                if path not in self._segments:
-                    self._segments[path] = Segment(path, table, number)
-        for segment in self._segments.values():
-            changed |= segment.read()
+        changed = self._files.refresh()
         if changed:
             self._cache.clear()
         return changed
 
-    def _read_info(self) -> bool:
-        text = run_file.read_text(self.path)
-        if text == self._info_text:
-            return False
-        info = run_file.parse(text, self.path / RUN_FILE)
-        if info["id"] != self.info.get("id"):  # another run has taken the place of this one
-            self._segments.clear()
-        self.info, self._info_text = info, text
-        return True
+    @property
+    def info(self) -> dict[str, Any]:
+        """What run.json holds."""
+        return self._files.info
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.path.resolve().name
+
+    @property
+    def options(self) -> RunOptions:
+        """How it was measured."""
+        return RunOptions.from_json(self.info["options"])
+
+    @property
+    def threshold(self) -> float:
+        """α of the logged ranks."""
+        return float(self.options.threshold)
+
+    @property
+    def buffer_rank(self) -> int:
+        """B of the logged ranks."""
+        return self.options.buffer_rank
+
+    @property
+    def definition(self) -> Definition:
+        """Which explained ratio the logged ranks come from."""
+        return self.options.definition
+
+    @property
+    def leading(self) -> int | None:
+        """How many singular values are logged of each spectrum; None: all of them."""
+        return self.options.stored
+
+    @property
+    def measured(self) -> int | None:
+        """How many values of a spectrum were measured, where those after them are estimates; None: there are none."""
+        return self.options.measured
 
     @property
     def status(self) -> Status:
         """`live` while a process writes it, `finished` once closed, `interrupted` otherwise."""
-        if self.info["ended"]:
-            return "finished" if self.info["ended"]["status"] == "finished" else "interrupted"
-        locked = is_locked(self.path)
-        if locked is None:
-            youngest = max(path.stat().st_mtime for path in self.path.iterdir())
-            locked = time.time() - youngest < _SILENT_SECONDS
-        return "live" if locked else "interrupted"
+        return self._files.status
 
     @property
     def problems(self) -> list[str]:
         """What could not be read, in sentences; an unfinished batch of a live run is none."""
-        live = self.status == "live"
-        newest = max((segment.number for segment in self._segments.values()), default=0)
-        found = []
-        for segment in self._segments.values():
-            if segment.damaged:
-                found.append(f"{segment.path.name}: {segment.damaged} damaged batches were left out.")
-            if segment.unread and not (live and segment.number == newest):
-                found.append(
-                    f"{segment.path.name}: the last {segment.unread} bytes are torn or damaged; "
-                    f"{len(segment.batches)} batches before them were read."
-                )
-        return found
+        return self._files.problems
 
     @property
     def matrices(self) -> pd.DataFrame:
@@ -201,26 +124,10 @@ class Run:
         """Every parameter of the model: parameter, shape, watched, note."""
         return pd.DataFrame(self.info["coverage"], columns=["parameter", "shape", "watched", "note"])
 
-    def _batches(self, table: str) -> list[pa.RecordBatch]:
-        """The batches that count: a segment ends where a later one resumed."""
-        resumed_at = {entry["segment"]: entry["resume_step"] for entry in self.info["segments"]}
-        kept = []
-        for segment in sorted(self._segments.values(), key=lambda segment: segment.number):
-            if segment.table != table:
-                continue
-            later = [step for number, step in resumed_at.items() if number > segment.number and step is not None]
-            end = min(later, default=None)
-            for batch in segment.batches:
-                if end is not None and (steps := batch.column("step").to_numpy()).max() > end:
-                    batch = batch.filter(pa.array(steps <= end))
-                if batch.num_rows:
-                    kept.append(batch)
-        return kept
-
     def _table(self, table: str) -> pd.DataFrame:
         if table not in self._cache:
             heavy = [CHECKSUM, "singular_values"] if table == "measurements" else [CHECKSUM]
-            light = pa.Table.from_batches(self._batches(table), SCHEMAS[table]).drop_columns(heavy)
+            light = pa.Table.from_batches(self._files.batches(table), SCHEMAS[table]).drop_columns(heavy)
             frame = light.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
             self._cache[table] = _finish_measurements(frame, self.matrices) if table == "measurements" else frame
         frame_: pd.DataFrame = self._cache[table]
@@ -278,39 +185,14 @@ class Run:
                     batch.column("singular_values").offsets.to_numpy(),
                     batch.column("singular_values").values.to_numpy(zero_copy_only=False),
                 )
-                for batch in self._batches("measurements")
+                for batch in self._files.batches("measurements")
             ]
         spectra: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = self._cache["spectra"]
         return spectra
 
     def summary(self) -> RunSummary:
         """The run in one line."""
-        measured, scalars = self.measurements, self.scalars
-        last = measured[measured["step"] == measured["step"].max()]
-        ranks = last["intrinsic_rank"].astype("Float64")
-
-        def latest(*names: str) -> float | None:
-            values = scalars.loc[scalars["name"].isin(names), "value"]
-            return float(values.iloc[-1]) if len(values) else None
-
-        def mean(values: pd.Series) -> float | None:
-            return None if values.dropna().empty else float(values.mean())
-
-        known = [int(table["step"].max()) for table in (measured, scalars) if len(table)]
-        return RunSummary(
-            path=self.path,
-            status=self.status,
-            created=float(self.info["created"]),
-            model=str(self.info["model"]["class"]),
-            matrices=len(self.info["matrices"]),
-            parameters=int(self.info["model"].get("parameters", 0)),
-            step=max(known, default=0),
-            snapshots=int(measured["step"].nunique()),
-            loss=latest("loss", "train/loss", "train_loss"),
-            mean_rank=mean(ranks),
-            mean_rank_over_null=mean(ranks / last["null_rank"].clip(lower=1)),
-            overhead=latest("tracker_overhead"),
-        )
+        return summarise(self)
 
 
 def _finish_measurements(frame: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inrank_monitor.runs.log import RUN_FILE, SCHEMA_VERSION
+from inrank_monitor.runs.options import RunOptions
 
 _NUMBER = (int, float)
 _CONTENT: dict[str, Any] = {
@@ -64,6 +65,7 @@ def parse(text: str, path: Path) -> dict[str, Any]:
             raise ValueError("ended is missing")
         if info["ended"] is not None:
             _check(info["ended"], {"status": str}, "ended")
+        RunOptions.from_json(info["options"])
         names = [matrix["name"] for matrix in info["matrices"]]
         if not names or len(set(names)) != len(names):
             raise ValueError("matrices is empty" if not names else "matrices has a name twice")

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from inrank_monitor.runs.rank_rule import RankRule, Recomputation, factored_matrices, logged_rule, null_ranks
-from inrank_monitor.runs.run import Run, RunSummary, Status, open_run
+from inrank_monitor.ranks import RankRule
+from inrank_monitor.runs.log_files import Status
+from inrank_monitor.runs.recomputation import Recomputation, factored_matrices, logged_rule, null_ranks
+from inrank_monitor.runs.run import Run, open_run
+from inrank_monitor.runs.summary import RunSummary
 
 MAX_AGE = 0.5  # seconds between two looks at the disk, however many pages ask
 _RULES_KEPT = 4

@@ -199,7 +199,7 @@ def leading_part(
 def _scaled(wide: Tensor) -> tuple[Tensor, float, float]:
     """The matrix divided by a number if its squares would under- or overflow, that number, and ‖A‖_F² of the result.
 
-    The last is infinite for a matrix that is not finite.
+    A power of two, so that nothing is rounded. ‖A‖_F² is infinite for a matrix that is not finite.
     """
     rows = torch.linalg.vector_norm(wide, dim=1).cpu().double()
     if 1e-9 < float(rows.max()) < 1e9:
@@ -208,8 +208,9 @@ def _scaled(wide: Tensor) -> tuple[Tensor, float, float]:
     largest = max(-float(low), float(high))
     if largest == 0 or not largest < math.inf:
         return wide, 1.0, 0.0 if largest == 0 else math.inf
-    wide = wide / largest
-    return wide, largest, float(torch.linalg.vector_norm(wide, dim=1).cpu().double().square().sum())
+    scale = math.ldexp(1.0, math.frexp(largest)[1] - 1)
+    wide = wide / scale
+    return wide, scale, float(torch.linalg.vector_norm(wide, dim=1).cpu().double().square().sum())
 
 
 @dataclass

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 from inrank_monitor.tracking.attaching import attach
+from inrank_monitor.tracking.columns import metric_columns
+from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.optimizer_steps import was_skipped
 from inrank_monitor.tracking.recorder import Recorder, ScalarRow
-from inrank_monitor.tracking.run_start import check_same, describe_matrix, open_directory, versions
 from inrank_monitor.tracking.schedule import SPENDABLE, Automatic, Every, Where
-from inrank_monitor.tracking.snapshot import RankOptions, Snapshot, check_leading, merged, metric_columns, take_snapshot
+from inrank_monitor.tracking.snapshot import Snapshot, merged, take_snapshot
+from inrank_monitor.tracking.started_run import StartedRun, add_segment, check_same, first_info, open_directory
 from inrank_monitor.tracking.tracker import SpectrumTracker
+from inrank_monitor.tracking.watched import Watched
 
 __all__ = [
     "SPENDABLE",
     "Automatic",
     "Every",
-    "RankOptions",
+    "Measuring",
     "Recorder",
     "ScalarRow",
     "Snapshot",
     "SpectrumTracker",
+    "StartedRun",
+    "Watched",
     "Where",
+    "add_segment",
     "attach",
-    "check_leading",
     "check_same",
-    "describe_matrix",
+    "first_info",
     "merged",
     "metric_columns",
     "open_directory",
     "take_snapshot",
-    "versions",
     "was_skipped",
 ]

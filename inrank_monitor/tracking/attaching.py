@@ -5,21 +5,22 @@ Everything that can be wrong is found here, before the first step, and raised wi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
 from torch.optim import Optimizer
 
-from inrank_monitor.distributed import gathering_modules, training_processes
-from inrank_monitor.matrices import Keep, check_keep, find_matrices, unwrap
-from inrank_monitor.ranks import Definition, check_options
+from inrank_monitor.distributed import gathering_modules, share_out, training_processes
+from inrank_monitor.matrices import Keep, unwrap
+from inrank_monitor.ranks import Definition
+from inrank_monitor.runs import RunOptions
 from inrank_monitor.sinks import Sink, check_sinks, connect_sinks
-from inrank_monitor.tracking.run_start import start_run
+from inrank_monitor.tracking.pace import now
+from inrank_monitor.tracking.run_start import Resumption, RunStart, start_run
 from inrank_monitor.tracking.schedule import Schedule, make_schedule
-from inrank_monitor.tracking.snapshot import RankOptions, check_leading
 from inrank_monitor.tracking.tracker import SpectrumTracker
+from inrank_monitor.tracking.watched import Watched
 
 
 def attach(
@@ -67,7 +68,9 @@ def attach(
         embeddings: watch embeddings too.
         split_parts: q, k, v and recurrent gates as matrices of their own.
         tensorboard: write an event file beside the log.
-        resume: True or a step goes on with the run in `directory`; see `tracking.run_start.start_run`.
+        resume: go on with the run in `directory`, or begin one where there is none. True: at step 0 if the weights are
+            W0, else at the step that the optimizer's own counter tells, else at the last one logged. A number: at that
+            step.
         strict: raise the tracker's errors inside the loop instead of recording them.
         distributed: None: where torch.distributed runs several processes, all of them call `attach`, one run is
             written, and the spectra are shared out among them. False: this process watches alone.
@@ -81,48 +84,48 @@ def attach(
     References:
         Zhao et al. 2023, arXiv:2306.11250, definition 1 and eq. 7.
     """
-    began = time.perf_counter()
+    began = now()
     if not isinstance(directory, str | Path):
         raise TypeError(f"directory must be a path, got {directory!r}")
     if not isinstance(resume, int) or resume < 0:
         raise ValueError(f"resume must be True, False or a step of at least 0, got {resume!r}")
-    check_keep(initial_weights)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    check_options(threshold, buffer_rank, definition)
-    check_leading(leading, density)
+    options = RunOptions(
+        threshold=threshold,
+        buffer_rank=buffer_rank,
+        definition=definition,
+        leading=leading,
+        density=density,
+        include=include,
+        exclude=exclude,
+        embeddings=embeddings,
+        split_parts=split_parts,
+        every=every,
+        max_overhead=max_overhead,
+        initial_weights=initial_weights,
+        tensorboard=tensorboard,
+        strict=strict,
+    )
     sinks = check_sinks(sinks)
     chosen = make_schedule(every, schedule, max_overhead)
     for module in gathering_modules(model):
         module.reshard()
     optimizers = _optimizers(optimizer, model)
-    matrices, coverage = find_matrices(
-        model, include=include, exclude=exclude, embeddings=embeddings, split_parts=split_parts
-    )
+    watched = Watched.of(model, options.selection)
     processes = training_processes(distributed)
-    processes.on_main(lambda: connect_sinks(sinks, [matrix.name for matrix in matrices]))
-    options = RankOptions(threshold, buffer_rank, definition, leading, density)
-    settings = {"every": every, "max_overhead": max_overhead, "initial_weights": initial_weights}
+    processes.on_main(lambda: connect_sinks(sinks, [matrix.name for matrix in watched.matrices]))
     try:
-        started = start_run(
-            Path(directory),
-            model,
-            matrices,
-            coverage,
-            options,
-            initial_weights,
-            resume,
-            _own_steps(optimizers),
-            settings,
-            processes,
-        )
+        share = share_out(model, watched.matrices, processes)
+        start = RunStart(Path(directory), watched, options, share)
+        started, measuring = start_run(start, Resumption(resume, _own_steps(optimizers)))
     except BaseException:
         processes.close()
         raise
-    seconds = time.perf_counter() - began
-    return SpectrumTracker(
-        started, matrices, coverage, options, chosen, optimizers, tensorboard, strict, seconds, sinks
-    )
+    tracker = SpectrumTracker(started, measuring, chosen, sinks, began)
+    if optimizers:
+        tracker.count_steps_of(optimizers[-1])
+    return tracker
 
 
 def _optimizers(given: Optimizer | Sequence[Optimizer] | None, model: nn.Module) -> list[Optimizer]:

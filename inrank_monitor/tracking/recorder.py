@@ -14,72 +14,41 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from inrank_monitor.matrices import Matrix
 from inrank_monitor.runs import TENSORBOARD_DIR, RunLog
 from inrank_monitor.sinks import EventFile, Measurements, Sink, SinkThreads, import_protocol
-from inrank_monitor.tracking.snapshot import RankOptions, Snapshot, metric_columns
+from inrank_monitor.tracking.columns import metric_columns
+from inrank_monitor.tracking.once import Once
+from inrank_monitor.tracking.snapshot import Snapshot
+from inrank_monitor.tracking.started_run import StartedRun
 
 logger = logging.getLogger("inrank_monitor")
 ScalarRow = tuple[int, float, str, "float | Tensor"]
-
-
-def signature(error: BaseException) -> str:
-    """What makes two errors the same for a report: type and place, not the text, which may hold a step."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
-    return f"{type(error).__name__} {error.errno if isinstance(error, OSError) else place}"
 
 
 class Recorder:
     """Writes one run in the background.
 
     Args:
-        directory: of the run.
-        segment: of the log's streams.
-        matrices: what is watched.
-        norms: ‖W0‖_F, one a matrix.
-        null_ranks: one a matrix.
-        options: of the ranks.
-        running: running rank, one a matrix, to go on from.
-        resume_step: where an interrupted run is taken up.
-        tensorboard: write the event file too.
+        started: the run, which this process may write.
         sinks: connected; each gets the snapshots in a thread of its own.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        segment: int,
-        matrices: Sequence[Matrix],
-        norms: Sequence[float],
-        null_ranks: Sequence[int],
-        options: RankOptions,
-        running: np.ndarray,
-        resume_step: int | None,
-        tensorboard: bool,
-        sinks: Sequence[Sink] = (),
-    ) -> None:
+    def __init__(self, started: StartedRun, sinks: Sequence[Sink] = ()) -> None:
         self.process = os.getpid()
-        self._directory, self._resume_step = directory, resume_step
-        self._matrices, self._norms, self._null_ranks = matrices, norms, null_ranks
-        self._options, self._running = options, running
-        self._log = RunLog(directory, segment)
+        self._started, self._matrices = started, started.watched.matrices
+        self._log = RunLog(started.directory, started.segment)
         self._event_file: EventFile | None = None
-        self._tensorboard = tensorboard
+        self._tensorboard = started.options.tensorboard
         self.finished_steps: list[int] = []
         self.failure: BaseException | None = None  # the first one
         self.backlog = 0
         self._seconds = 0.0
-        self._step = resume_step or 0
-        self._reported: set[str] = set()
+        self._step = started.step
+        self._reported = Once()
         self._notes: list[tuple[str, str | None, str]] = []  # what went wrong here, to be recorded once it can be
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._sinks = SinkThreads(sinks, self._report_sink)
@@ -154,12 +123,11 @@ class Recorder:
 
     def _failed(self, error: Exception) -> None:
         self.failure = self.failure or error
-        if signature(error) in self._reported:
+        if not self._reported.is_new(error):
             return
-        self._reported.add(signature(error))
         if isinstance(error, OSError):
             self._notes.append(("write_failed", None, f"{error}; kept, and tried again until it worked"))
-            logger.warning("%s: %s; what is unwritten is kept and tried again", self._directory, error)
+            logger.warning("%s: %s; what is unwritten is kept and tried again", self._started.directory, error)
         else:
             text = "".join(traceback.format_exception(error))
             self._notes.append(("error", None, text))
@@ -168,13 +136,11 @@ class Recorder:
     def _report_sink(self, step: int, message: str, error: Exception | None) -> None:
         """Record what went wrong with a sink, in its thread: each kind of error once."""
         if error is None:
-            logger.warning("%s: %s", self._directory, message)
+            logger.warning("%s: %s", self._started.directory, message)
             self.event(step, "sink_behind", None, message)
             return
         self.failure = self.failure or error
-        mark = f"{message} {signature(error)}"
-        if mark not in self._reported:
-            self._reported.add(mark)
+        if self._reported.is_new(error, message):
             text = f"{message}\n{''.join(traceback.format_exception(error))}"
             logger.error("%s", text)
             self.event(step, "error", None, text)
@@ -186,16 +152,17 @@ class Recorder:
     def _snapshot(self, snapshot: Snapshot) -> None:
         self._step = snapshot.step
         try:
-            columns = metric_columns(snapshot, self._matrices, self._norms, self._options, self._running)
+            run = self._started
+            columns = metric_columns(snapshot, self._matrices, run.norms, run.options, run.running)
             try:
                 if snapshot.places:  # what waits for the disk must not keep the snapshot itself alive
                     self._log.append("measurements", columns, partial(self.finished_steps.append, snapshot.step))
             finally:
                 names = [matrix.name for matrix in self._matrices]
-                found = Measurements.of(snapshot.step, snapshot.time, columns, names, self._null_ranks)
+                found = Measurements.of(snapshot.step, snapshot.time, columns, names, run.null_ranks)
                 if found.names:
                     self._sinks.write(found)
-                self._events(snapshot.step, snapshot.time, _summarise(snapshot))
+                self._events(snapshot.step, snapshot.time, snapshot.events())
                 self._to_tensorboard(lambda file: file.add_measurements(found))
         finally:
             self.backlog -= 1
@@ -221,7 +188,9 @@ class Recorder:
         try:
             if self._event_file is None:
                 names = [matrix.name for matrix in self._matrices]
-                self._event_file = EventFile(self._directory / TENSORBOARD_DIR, names, self._resume_step)
+                self._event_file = EventFile(
+                    self._started.directory / TENSORBOARD_DIR, names, self._started.resume_step
+                )
             write(self._event_file)
         except Exception as error:
             self._tensorboard = isinstance(error, OSError)  # a full disk may have room again
@@ -261,16 +230,3 @@ class NoRecorder:
     def close(self) -> int:
         """Nothing is lost."""
         return 0
-
-
-def _summarise(snapshot: Snapshot) -> list[tuple[str, str | None, str]]:
-    """One event a kind of problem or notice: a diverged model must not fill the log with one a matrix."""
-    by_kind: dict[str, list[tuple[str, str]]] = {}
-    for kind, matrix, message in [*snapshot.problems, *snapshot.notices]:
-        by_kind.setdefault(kind, []).append((matrix, message))
-    rows: list[tuple[str, str | None, str]] = []
-    for kind, found in by_kind.items():
-        names = ", ".join(name for name, _ in found[:5]) + (", …" if len(found) > 5 else "")
-        message = found[0][1] if len(found) == 1 else f"{len(found)} matrices ({names}): {found[0][1]}"
-        rows.append((kind, found[0][0] if len(found) == 1 else None, message))
-    return rows

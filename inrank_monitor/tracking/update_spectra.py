@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from inrank_monitor.distributed import Outbox, Sharding, Share, gram_of_shards, local_view, make_room
+from inrank_monitor.distributed import Outbox, Sharding, gram_of_shards, local_view, make_room
 from inrank_monitor.matrices import InitialWeights, Matrix, is_sharded, local, since_start
 from inrank_monitor.spectra import (
     Spectrum,
     SpectrumMethod,
-    SpectrumPool,
     not_finite,
     scratch,
     singular_values_of_gram,
     singular_values_of_product,
 )
+from inrank_monitor.tracking.measuring import Measuring
 
 Problem = tuple[str, str, str]  # event kind, matrix name, message
 Measured = tuple[Spectrum | None, Problem | None]
@@ -50,28 +50,16 @@ def _read(matrix: Matrix) -> tuple[Tensor, ...]:
         return ()
 
 
-def measure_whole(
-    matrices: Sequence[Matrix],
-    values: Values,
-    initial: InitialWeights,
-    method: SpectrumMethod,
-    pool: SpectrumPool,
-    share: Share,
-) -> Iterator[tuple[int, Measured]]:
+def measure_whole(measuring: Measuring, values: Values) -> Iterator[tuple[int, Measured]]:
     """(place, (spectrum, problem)) of each matrix that this process measures by itself."""
-    measure = partial(_measure, values=values, initial=initial, method=method)
-    return zip(share.whole, pool.map(measure, [matrices[place] for place in share.whole]), strict=True)
+    measure = partial(_measure, values=values, initial=measuring.initial, method=measuring.method)
+    whole = measuring.share.whole
+    return zip(whole, measuring.pool.map(measure, [measuring.matrices[place] for place in whole]), strict=True)
 
 
-def measure_shards(
-    matrices: Sequence[Matrix],
-    values: Values,
-    initial: InitialWeights,
-    method: SpectrumMethod,
-    pool: SpectrumPool,
-    share: Share,
-) -> Iterator[tuple[int, Measured]]:
+def measure_shards(measuring: Measuring, values: Values) -> Iterator[tuple[int, Measured]]:
     """(place, (spectrum, problem)) of each matrix in shards that falls to this process; every process calls it."""
+    matrices, share, initial, pool = measuring.matrices, measuring.share, measuring.initial, measuring.pool
     waiting: list[tuple[int, Tensor]] = []
     outbox = Outbox()
     last_part = {matrices[place].parameter: place for place in share.sharded}
@@ -92,7 +80,7 @@ def measure_shards(
                 waiting.append((place, gram))
         # When every process holds two Gram matrices a worker, all of them solve theirs at once.
         if (turn + 1) % (2 * sharding.mesh.size * pool.workers) == 0 or turn + 1 == len(share.sharded):
-            solve = partial(_solve, method=method)
+            solve = partial(_solve, method=measuring.method)
             solved = pool.map(solve, [(matrices[place].name, gram) for place, gram in waiting])
             yield from zip([place for place, _ in waiting], solved, strict=True)
             waiting = []

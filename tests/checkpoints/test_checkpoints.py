@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from inrank_monitor.checkpoints.model import watch_checkpoint
 from inrank_monitor.checkpoints.names import match_names
 from inrank_monitor.checkpoints.opening import open_checkpoint
 from inrank_monitor.checkpoints.steps import find_checkpoints, step_in
+from inrank_monitor.checkpoints.watching import watch_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

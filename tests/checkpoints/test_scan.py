@@ -20,7 +20,7 @@ from inrank_monitor.cli import main
 from inrank_monitor.report import report_table
 from inrank_monitor.runs.run import Run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 SIZES, STEPS = (12, 16, 10), (0, 2, 4, 6)
 
 

@@ -17,10 +17,11 @@ from streamlit.testing.v1 import AppTest
 from inrank_monitor import list_runs, open_run
 from inrank_monitor.advice import advise
 from inrank_monitor.launch import RUNS_VARIABLE, app_directory
+from inrank_monitor.ranks import RankRule
 from inrank_monitor.ranks import metrics as rank_metrics
 from inrank_monitor.runs.folder import RunFolder
 from inrank_monitor.runs.log import RUN_FILE, Lock, RunLog
-from inrank_monitor.runs.rank_rule import RankRule, recompute
+from inrank_monitor.runs.recomputation import recompute
 from inrank_monitor.runs.shared_run import SharedRun
 
 APP = app_directory() / "streamlit_app.py"

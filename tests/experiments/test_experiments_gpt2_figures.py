@@ -36,6 +36,8 @@ from inrank.reproduction.experiment import Outcome, Request, Training
 from inrank_monitor import attach
 from inrank_monitor.ranks.null_model import null_rank
 
+pytestmark = pytest.mark.numeric
+
 NAMES = ("figure-1", "figure-4", "figure-5", "figure-6", "figure-7")
 SEEDS = (0, 1, 2)
 

@@ -14,6 +14,8 @@ import torch
 from inrank.experiments.perceptron.images import FILES, VARIABLE, read_idx, read_images, split_arrays
 from inrank.reproduction.experiment import ExperimentError
 
+pytestmark = pytest.mark.numeric
+
 
 def idx(values: np.ndarray) -> bytes:
     """A file of the format, written from its description."""

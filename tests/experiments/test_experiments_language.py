@@ -37,6 +37,8 @@ from inrank.reproduction.verdicts import Sample, is_below
 from inrank_monitor.matrices.finding import find_matrices
 from inrank_monitor.matrices.patterns import glob
 
+pytestmark = pytest.mark.numeric
+
 WIDTH, VOCABULARY = 8, 11
 EVERY = figures_8_11.EXPERIMENTS | figures_12_14.EXPERIMENTS
 

@@ -35,6 +35,8 @@ from inrank.reproduction.reproduce import reproduce
 from inrank_monitor import open_run
 from inrank_monitor.ranks.null_model import null_rank
 
+pytestmark = pytest.mark.numeric
+
 SWEEP = Sweep((160, 64), "a 160×64 matrix", (2, 4, 8, 16), (2, 16), 4, (1, 2, 3, 8))
 NAMES = ["h.0.mlp.c_fc.weight", "h.0.attn.c_proj.weight", "h.1.mlp.c_proj.weight"]
 

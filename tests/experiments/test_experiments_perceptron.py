@@ -24,6 +24,8 @@ from inrank.experiments.perceptron.training import (
 from inrank.reproduction.experiment import ExperimentError, Outcome, Request
 from inrank.reproduction.verdicts import Sample, all_of, is_below
 
+pytestmark = pytest.mark.numeric
+
 STEPS = np.arange(1, 101)
 
 

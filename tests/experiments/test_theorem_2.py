@@ -23,7 +23,7 @@ from inrank.experiments.theorem_2.theorem_2 import analyse, trainings
 from inrank.experiments.theorem_2.training import trained_errors
 from inrank.reproduction.experiment import Outcome, Request
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 
 
 def test_order_is_spearmans_correlation() -> None:

@@ -18,6 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from inrank import InRankLinear, LowRankLinear, RankController, convert, factorize, merge, needs_gradient
 
+pytestmark = pytest.mark.numeric
+
 
 def trained(steps: int = 5, **options: Any) -> tuple[nn.Sequential, AdamW]:
     """Two converted layers after a few steps, their optimizer with two groups of which one holds a W0 too."""

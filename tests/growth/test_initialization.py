@@ -18,6 +18,8 @@ from inrank import InRankLinear, convert, initialize_from_gradient
 from inrank.growth.dense_gradient import DenseGradient, outside_spans
 from inrank.layers.model_layers import growing_layers_of
 
+pytestmark = pytest.mark.numeric
+
 
 def batch(seed: int, width: int = 14) -> Tensor:
     return torch.randn(8, width, generator=torch.Generator().manual_seed(seed)).double()

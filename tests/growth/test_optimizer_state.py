@@ -99,6 +99,7 @@ def test_a_fresh_column_moves_by_the_learning_rate_at_most(make: Any, options: d
     assert not torch.equal(factors[:, OLD:], bare_factors[:, OLD:])
 
 
+@pytest.mark.numeric
 @pytest.mark.usefixtures("one_thread")
 def test_a_column_that_never_jumped_is_left_alone_soon() -> None:
     """What is added to v is only what is missing: with a constant gradient the update stays at the learning rate."""
@@ -174,6 +175,7 @@ def scaled(scale: float | None, skip: int | None = None, partly: bool = False, *
 
 
 @pytest.mark.parametrize("partly", [False, True])
+@pytest.mark.numeric
 @pytest.mark.usefixtures("one_thread")
 def test_under_a_grad_scaler_fused_columns_train_as_without_and_skipped_steps_leave_no_trace(partly: bool) -> None:
     plain = scaled(None, fused=True, weight_decay=0.0)

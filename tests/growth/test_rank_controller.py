@@ -20,6 +20,8 @@ from torch.optim import SGD, AdamW
 from inrank import ExplainedRatio, Growth, InRankLinear, Observation, RankController, convert, factorize, needs_gradient
 from inrank_monitor import attach, open_run
 
+pytestmark = pytest.mark.numeric
+
 SIZES = (14, 20, 9)
 
 

@@ -40,6 +40,7 @@ from torch.distributed.tensor import DeviceMesh, Partial, Replicate, Shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import inrank_monitor.tracking.snapshots
 import inrank_monitor.tracking.tracker
 from inrank_monitor import attach
 from inrank_monitor.matrices.matrix import local
@@ -61,18 +62,18 @@ def square(*names: str) -> DeviceMesh:
 @contextmanager
 def counted() -> Iterator[list[tuple[int, list[int]]]]:
     """(step, places measured) of each snapshot that this process takes."""
-    real, found = inrank_monitor.tracking.tracker.take_snapshot, []
+    real, found = inrank_monitor.tracking.snapshots.take_snapshot, []
 
     def counting(step: int, *arguments: Any) -> Any:
         snapshot = real(step, *arguments)
         found.append((step, snapshot.places))
         return snapshot
 
-    inrank_monitor.tracking.tracker.take_snapshot = counting  # type: ignore[attr-defined]
+    inrank_monitor.tracking.snapshots.take_snapshot = counting  # type: ignore[attr-defined]
     try:
         yield found
     finally:
-        inrank_monitor.tracking.tracker.take_snapshot = real  # type: ignore[attr-defined]
+        inrank_monitor.tracking.snapshots.take_snapshot = real  # type: ignore[attr-defined]
 
 
 def everything(model: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> dict[str, Any]:
@@ -215,11 +216,11 @@ def laid_out(directory: Path, placements: tuple[Any, ...], dtype: torch.dtype = 
     kept: dict[str, Any] = {}
     real = inrank_monitor.tracking.tracker.SpectrumTracker.__init__
 
-    def looking(tracker: Any, started: Any, matrices: Any, *rest: Any) -> None:
-        held = {matrices[place].parameter for place in started.share.held}
-        kept["first"] = {name: tuple(started.initial.of(name, torch.device("cpu")).shape) for name in held}
+    def looking(tracker: Any, started: Any, measuring: Any, *rest: Any) -> None:
+        held = {measuring.matrices[place].parameter for place in measuring.share.held}
+        kept["first"] = {name: tuple(measuring.initial.of(name, torch.device("cpu")).shape) for name in held}
         kept["held"] = {name: tuple(local(model.get_parameter(name)).shape) for name in held}
-        real(tracker, started, matrices, *rest)
+        real(tracker, started, measuring, *rest)
 
     inrank_monitor.tracking.tracker.SpectrumTracker.__init__ = looking  # type: ignore[method-assign]
     try:

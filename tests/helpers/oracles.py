@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 
@@ -110,7 +111,13 @@ def rank_grown_on_noise(rows: int, cols: int, threshold: float, buffer_rank: int
 
 def matrix_with(values: np.ndarray, rows: int, cols: int, seed: int = 0) -> np.ndarray:
     """A rows × cols matrix with these singular values and random singular vectors."""
-    generator = np.random.default_rng(seed)
-    left = np.linalg.qr(generator.standard_normal((rows, len(values))))[0]
-    right = np.linalg.qr(generator.standard_normal((cols, len(values))))[0]
+    left, right = _bases(rows, cols, len(values), seed)
     return (left * values) @ right.T
+
+
+@cache
+def _bases(rows: int, cols: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random orthonormal columns; kept, since they cost more than most of what is tested with them."""
+    generator = np.random.default_rng(seed)
+    left = np.linalg.qr(generator.standard_normal((rows, count)))[0]
+    return left, np.linalg.qr(generator.standard_normal((cols, count)))[0]

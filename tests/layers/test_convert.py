@@ -16,6 +16,8 @@ from torch.nn.utils import parametrizations, prune
 import inrank
 from inrank import InRankLinear, break_even_rank, convert, merge
 
+pytestmark = pytest.mark.numeric
+
 CONVOLUTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "stride and padding": {"stride": 2, "padding": 1},

@@ -14,6 +14,8 @@ import inrank
 from inrank.layers.factored_layer import FactoredLayer
 from inrank.layers.gain import check_gain, matching_gain
 
+pytestmark = pytest.mark.numeric
+
 ROWS, COLS = 256, 64
 
 

@@ -19,6 +19,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inrank import InRankLinear, LowRankLinear, convert, factorize
 
+pytestmark = pytest.mark.numeric
+
 CONVOLUTION = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from inrank_monitor import LowRankUpdate, attach, open_run
 
+pytestmark = pytest.mark.numeric
+
 
 class Growing(nn.Module):
     """Factors with room for `capacity` columns, `rank` of them in use; unused ones are zero."""

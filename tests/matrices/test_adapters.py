@@ -17,10 +17,11 @@ from inrank_monitor.advice import advise, rank_pattern
 from inrank_monitor.matrices.adapted_models import plain_path
 from inrank_monitor.matrices.adapters import since_start
 from inrank_monitor.matrices.finding import Coverage, find_matrices
+from inrank_monitor.ranks import RankRule
 from inrank_monitor.ranks.null_model import null_rank
-from inrank_monitor.runs.rank_rule import RankRule, recompute
+from inrank_monitor.runs.recomputation import recompute
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 
 
 class Lora(nn.Module):

@@ -15,6 +15,8 @@ from inrank_monitor.matrices import initial_weights
 from inrank_monitor.matrices.finding import find_matrices
 from inrank_monitor.matrices.initial_weights import InitialWeights
 
+pytestmark = pytest.mark.numeric
+
 CPU = torch.device("cpu")
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2]
 KEEPS = ["disk", "memory", "device"]

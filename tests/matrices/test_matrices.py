@@ -15,6 +15,8 @@ from transformers.pytorch_utils import Conv1D
 from inrank_monitor.matrices.finding import Coverage, find_matrices, unwrap
 from inrank_monitor.matrices.matrix import LowRankUpdate, Matrix, read_parameter
 
+pytestmark = pytest.mark.numeric
+
 
 def values_of(model: nn.Module, **options: bool) -> dict[str, Tensor]:
     """Every matrix by name, and that it is what it says of itself."""

@@ -21,6 +21,8 @@ from inrank_monitor.ranks.metrics import (
     stable_rank,
 )
 
+pytestmark = pytest.mark.numeric
+
 SHAPES = [(1, 1), (1, 9), (9, 1), (2, 2), (3, 40), (30, 30), (64, 17), (50, 60)]
 BUFFER_RANKS = [1, 7, 500]
 THRESHOLDS = [0.3, 0.9]

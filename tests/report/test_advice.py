@@ -23,10 +23,11 @@ from inrank_monitor.advice import (
 )
 from inrank_monitor.cli import main
 from inrank_monitor.matrices.roles import block_of, matrix_groups, role_of, select_matrices
+from inrank_monitor.ranks import RankRule
 from inrank_monitor.ranks import metrics as rank_metrics
 from inrank_monitor.ranks.null_model import null_rank
 from inrank_monitor.runs.log import RunLog
-from inrank_monitor.runs.rank_rule import RankRule, Recomputation, recompute
+from inrank_monitor.runs.recomputation import Recomputation, recompute
 from inrank_monitor.runs.run import Run
 
 

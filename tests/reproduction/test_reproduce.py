@@ -20,7 +20,7 @@ from inrank.reproduction.document import document
 from inrank.reproduction.experiment import ExperimentError, Request
 from inrank.reproduction.pages import collecting_page, experiment_page
 from inrank.reproduction.reproduce import reproduce
-from inrank_monitor.runs.run import list_runs
+from inrank_monitor import list_runs
 
 RESULTS: dict[str, Any] = {
     "experiment": "figure-3",

@@ -10,6 +10,8 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from inrank_monitor.spectra import eigenvalues as module
 from inrank_monitor.spectra.eigenvalues import eigenvalues
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("size", [0, 1, 2, 37, 200])
 @pytest.mark.parametrize("in_place", [True, False])

@@ -16,7 +16,7 @@ from inrank_monitor.spectra.blocks import outside
 from inrank_monitor.spectra.leading import LeadingSubspace, leading_singular_values
 from inrank_monitor.spectra.norm_bound import LEAST, PROBES, norm_bound
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 COUNT = 16
 STRENGTHS = {
     "slow": torch.arange(1, 61).rsqrt(),

@@ -14,7 +14,7 @@ from inrank_monitor import attach, open_run
 from inrank_monitor.figures import spectrum_density
 
 ROWS, COLS, LEADING = 220, 320, 12
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 
 
 def watched(directory: Path, steps: int = 4, **options: object) -> list[np.ndarray]:

@@ -17,6 +17,8 @@ from inrank.theory.deep_linear_network import DeepLinearNetwork, curvature_bound
 from inrank.theory.greedy_low_rank import GreedyResult, greedy_low_rank
 from inrank.theory.matrix_costs import Cost, MatrixCompletion, MatrixRegression
 
+pytestmark = pytest.mark.numeric
+
 
 def target(size: int, rank: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """A matrix with singular values 1, …, 1/rank."""

@@ -23,7 +23,7 @@ from inrank.theory.linear_networks import (
 
 GRID = torch.linspace(0, 12, 61, dtype=torch.float64)
 S = torch.tensor([0.0, 0.3, 1.0, 2.0, 7.0], dtype=torch.float64)[:, None]
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 
 
 def numbers(*shape: int) -> Tensor:

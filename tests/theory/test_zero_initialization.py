@@ -11,6 +11,8 @@ from scipy.linalg import hadamard as scipy_hadamard
 
 from inrank.theory.zero_initialization import hadamard, zero_initialize_, zero_matrix
 
+pytestmark = pytest.mark.numeric
+
 SHAPES = [(1, 1), (2, 1), (3, 2), (8, 8), (10, 128), (32, 64), (33, 20), (64, 10), (100, 99), (128, 64)]
 
 

@@ -19,7 +19,8 @@ from torch import nn
 from torch.optim import SGD
 
 import inrank
-import inrank_monitor.tracking.tracker
+import inrank_monitor.tracking.pace
+import inrank_monitor.tracking.snapshots
 from inrank_monitor import attach, open_run
 from inrank_monitor.advice import advise, rank_pattern, write_rank_pattern
 from inrank_monitor.figures import rank_heatmap
@@ -54,7 +55,7 @@ def test_a_dear_snapshot_does_not_slow_the_training_down(
     The tracker in a loop whose steps take as long as there, with snapshots as dear as theirs, on a clock of its own.
     """
     clock = Clock()
-    real = inrank_monitor.tracking.tracker.take_snapshot
+    real = inrank_monitor.tracking.snapshots.take_snapshot
 
     def dear_snapshot(*arguments: Any, **options: Any) -> Any:
         clock.now += snapshot_seconds
@@ -62,10 +63,10 @@ def test_a_dear_snapshot_does_not_slow_the_training_down(
 
     model = mlp(4, 3)
     tracker = attach(model, None, tmp_path / "run", tensorboard=False)
-    tracker._began = clock.now
-    monkeypatch.setattr(inrank_monitor.tracking.tracker, "take_snapshot", dear_snapshot)
+    tracker._pace._began = clock.now
+    monkeypatch.setattr(inrank_monitor.tracking.snapshots, "take_snapshot", dear_snapshot)
     monkeypatch.setattr(
-        inrank_monitor.tracking.tracker, "time", SimpleNamespace(perf_counter=clock.perf_counter, time=time.time)
+        inrank_monitor.tracking.pace, "time", SimpleNamespace(perf_counter=clock.perf_counter, time=time.time)
     )
     steps = 20_000
     for _ in range(steps):
@@ -77,6 +78,8 @@ def test_a_dear_snapshot_does_not_slow_the_training_down(
     assert len(tracker.finished_steps) > 1
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_the_budget_is_kept_for_real_where_every_step_measured_would_break_it(tmp_path: Path) -> None:
     """The same complaint, in real seconds: the first minute's budget is 0.6 s, whatever a snapshot costs."""
     model = mlp(*[160] * 9)
@@ -95,6 +98,8 @@ def test_the_budget_is_kept_for_real_where_every_step_measured_would_break_it(tm
     assert spent / snapshots * steps > 2 * budget  # to measure at every step would have broken it
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_a_pass_over_gpt2_small_takes_a_fraction_of_a_minute(tmp_path: Path) -> None:
     """WeightWatcher takes 58 s for GPT-2 small: here one of its twelve blocks, by processor time."""
     shapes = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]

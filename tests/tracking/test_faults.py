@@ -282,8 +282,8 @@ def test_a_snapshot_that_fails_again_and_again_stays_inside_the_budget(
         clock.now += 0.05
         raise ArithmeticError("no spectrum today")
 
-    monkeypatch.setattr("inrank_monitor.tracking.tracker.time", clock)
-    monkeypatch.setattr("inrank_monitor.tracking.tracker.take_snapshot", broken)
+    monkeypatch.setattr("inrank_monitor.tracking.pace.time", clock)
+    monkeypatch.setattr("inrank_monitor.tracking.snapshots.take_snapshot", broken)
     model, optimizer, tracker = start(tmp_path / "run", max_overhead=0.01)
     for step in range(300):
         clock.now += 0.1

@@ -32,7 +32,7 @@ def test_a_slow_disk_does_not_hold_up_the_loop(
         append(self, data)
 
     monkeypatch.setattr(AppendFile, "append", slow)
-    monkeypatch.setattr("inrank_monitor.tracking.tracker._MAX_BACKLOG", 4)
+    monkeypatch.setattr("inrank_monitor.tracking.snapshots._MAX_BACKLOG", 4)
     model, optimizer, tracker = start(tmp_path / "run")
     train(model, optimizer, 30)  # would last a minute a step
     tracker.log(loss=1.0)

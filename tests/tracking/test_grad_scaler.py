@@ -15,7 +15,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from inrank_monitor import SpectrumTracker, attach, open_run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 OVERFLOWS = (3, 4, 9)
 STEPS = 14
 

@@ -13,6 +13,8 @@ from torch.optim import SGD
 
 from inrank_monitor import SpectrumTracker, attach, open_run
 
+pytestmark = pytest.mark.numeric
+
 
 def steps_of(directory: Path) -> list[int]:
     return [int(step) for step in open_run(directory).measurements["step"].unique()]

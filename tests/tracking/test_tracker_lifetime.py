@@ -122,7 +122,7 @@ def test_an_error_at_the_last_snapshot_still_closes_in_strict_mode(
     before = threads()
     model, optimizer, tracker = start(tmp_path / "run", every=4, strict=True)
     train(model, optimizer, 6)
-    monkeypatch.setattr("inrank_monitor.tracking.tracker.take_snapshot", broken)
+    monkeypatch.setattr("inrank_monitor.tracking.snapshots.take_snapshot", broken)
     with pytest.raises(ArithmeticError, match="no spectrum today"):
         tracker.close()
     assert hooks(optimizer) == 0
@@ -141,7 +141,7 @@ def test_an_error_in_the_loop_is_not_hidden_by_one_at_the_last_snapshot(
     def loop() -> None:
         with tracker:
             train(model, optimizer, 3)
-            monkeypatch.setattr("inrank_monitor.tracking.tracker.take_snapshot", broken)
+            monkeypatch.setattr("inrank_monitor.tracking.snapshots.take_snapshot", broken)
             raise ZeroDivisionError("the loop's")
 
     with pytest.raises(Exception, match=r"the loop's|no spectrum") as caught:

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 from inrank.experiments.gpt2 import paper_tables
 from inrank.experiments.gpt2.rank_growth import mlp_matrices
 from inrank.gpt2.models import PAPER_SIZES, TARGETS
-from inrank_monitor.ranks import Definition, Kind, null_rank
-from inrank_monitor.runs import RankRule, Run, recompute
+from inrank_monitor.ranks import Definition, Kind, RankRule, null_rank
+from inrank_monitor.runs import Run, recompute
 
 Group = Literal["mlp", "all"]
 TABLE_3 = {  # rank by model and α

@@ -8,13 +8,12 @@ rank are looked at: an eq. 7 ratio at r needs r + b of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from inrank_monitor.ranks import Definition, check_options, explained_ratio_curve, null_rank
+from inrank_monitor.ranks import RankRule, explained_ratio_curve, null_rank
 
 if TYPE_CHECKING:
     from inrank_monitor.runs.run import Run
@@ -25,25 +24,9 @@ _CHUNK_ROWS = 1024  # spectra at a time, so that the running sums stay in the pr
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # matrix, step, offsets, values
 
 
-@dataclass(frozen=True)
-class RankRule:
-    """How a rank is drawn from a spectrum: α, b and the definition of the explained ratio.
-
-    Raises:
-        ValueError: one of them is out of range.
-    """
-
-    threshold: float = 0.9
-    buffer_rank: int = 100
-    definition: Definition = "paper"
-
-    def __post_init__(self) -> None:
-        check_options(self.threshold, self.buffer_rank, self.definition)
-
-
 def logged_rule(run: Run) -> RankRule:
     """The rule that a run was logged with."""
-    return RankRule(run.threshold, run.buffer_rank, run.definition)
+    return run.options.rule
 
 
 def recompute(run: Run, rule: RankRule) -> pd.DataFrame:

@@ -1,0 +1,28 @@
+"""How a rank is drawn from a spectrum: α, b and the definition of the explained ratio, as one thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from inrank_monitor.ranks.metrics import Definition, check_options
+
+
+@dataclass(frozen=True)
+class RankRule:
+    """The least r whose explained ratio reaches α (eq. 7).
+
+    Attributes:
+        threshold: α, in (0, 1].
+        buffer_rank: b, at least 1.
+        definition: of the explained ratio, `"paper"` or `"reference"`.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+
+    threshold: float = 0.9
+    buffer_rank: int = 100
+    definition: Definition = "paper"
+
+    def __post_init__(self) -> None:
+        check_options(self.threshold, self.buffer_rank, self.definition)

@@ -1,0 +1,77 @@
+"""A run in one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from inrank_monitor.runs.log_files import Status
+
+if TYPE_CHECKING:
+    from inrank_monitor.runs.run import Run
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One line of a list of runs; None where nothing was measured or logged yet.
+
+    Attributes:
+        path: of the run directory.
+        status: live, finished or interrupted.
+        created: unix seconds.
+        model: class name.
+        matrices: how many are watched.
+        parameters: of the whole model.
+        step: the last one known.
+        snapshots: how many.
+        loss: the last one logged.
+        mean_rank: over the matrices, at the last snapshot.
+        mean_rank_over_null: mean of rank / null rank there.
+        overhead: the tracker's share of wall time.
+    """
+
+    path: Path
+    status: Status
+    created: float
+    model: str
+    matrices: int
+    parameters: int
+    step: int
+    snapshots: int
+    loss: float | None
+    mean_rank: float | None
+    mean_rank_over_null: float | None
+    overhead: float | None
+
+
+def summarise(run: Run) -> RunSummary:
+    """What a list of runs says of one."""
+    measured, scalars = run.measurements, run.scalars
+    last = measured[measured["step"] == measured["step"].max()]
+    ranks = last["intrinsic_rank"].astype("Float64")
+
+    def latest(*names: str) -> float | None:
+        values = scalars.loc[scalars["name"].isin(names), "value"]
+        return float(values.iloc[-1]) if len(values) else None
+
+    def mean(values: pd.Series) -> float | None:
+        return None if values.dropna().empty else float(values.mean())
+
+    known = [int(table["step"].max()) for table in (measured, scalars) if len(table)]
+    return RunSummary(
+        path=run.path,
+        status=run.status,
+        created=float(run.info["created"]),
+        model=str(run.info["model"]["class"]),
+        matrices=len(run.info["matrices"]),
+        parameters=int(run.info["model"].get("parameters", 0)),
+        step=max(known, default=0),
+        snapshots=int(measured["step"].nunique()),
+        loss=latest("loss", "train/loss", "train_loss"),
+        mean_rank=mean(ranks),
+        mean_rank_over_null=mean(ranks / last["null_rank"].clip(lower=1)),
+        overhead=latest("tracker_overhead"),
+    )

@@ -1,0 +1,81 @@
+"""A snapshot on every process that trains: each measures its share, the main one records them all as one."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from inrank_monitor.distributed import ProcessesLostError
+from inrank_monitor.tracking.measuring import Measuring
+from inrank_monitor.tracking.once import Once
+from inrank_monitor.tracking.recorder import NoRecorder, Recorder
+from inrank_monitor.tracking.snapshot import Snapshot, merged, take_snapshot
+from inrank_monitor.tracking.update_spectra import Problem
+
+logger = logging.getLogger("inrank_monitor")
+_MAX_BACKLOG, _PATIENCE_SECONDS = 64, 1.0  # snapshots in memory that wait for the disk
+
+
+class Snapshots:
+    """Takes snapshots of one run.
+
+    Args:
+        measuring: of this process.
+        recorder: that writes them.
+        reported: errors that have been.
+
+    Attributes:
+        last_step: the one that has a snapshot; where none has been taken, the step at which the run began.
+    """
+
+    def __init__(self, measuring: Measuring, recorder: Recorder | NoRecorder, reported: Once, step: int) -> None:
+        self._measuring, self._recorder, self._reported = measuring, recorder, reported
+        self.last_step = step
+        self._stalled = False
+
+    def has_room(self, step: int) -> bool:
+        """Whether another snapshot may wait for the disk; every process asks, the main one knows."""
+        return self._measuring.share.processes.on_main(lambda: self._has_room(step))
+
+    def _has_room(self, step: int) -> bool:
+        """A disk that is far behind is waited for once, then not."""
+        if self._recorder.backlog < _MAX_BACKLOG:
+            self._stalled = False
+            return True
+        if not self._stalled and self._recorder.drain(_PATIENCE_SECONDS):
+            return True
+        self._stalled = True
+        if self._reported.is_new("backlog"):
+            logger.warning("the disk is slower than the schedule: snapshots are left out")
+        self._recorder.event(step, "snapshot_skipped", None, "earlier snapshots are still being written")
+        return False
+
+    def take(self, step: int) -> Problem | None:
+        """Measure, and hand the result to the recorder; the first of what could not be measured."""
+        processes = self._measuring.share.processes
+        shares = processes.gather(self._own_share(step))
+        self.last_step = step
+        return processes.on_main(lambda: self._record(shares))
+
+    def _own_share(self, step: int) -> Snapshot:
+        """What this process measures. Where others wait for it, an error is told to them instead of raised."""
+        measuring = self._measuring
+        try:
+            return take_snapshot(step, measuring)
+        except ProcessesLostError:
+            raise
+        except Exception as error:
+            processes = measuring.share.processes
+            if processes.count == 1:
+                raise
+            if self._reported.is_new(error):
+                logger.exception("error in the tracker at step %d; training goes on", step)
+            message = f"process {processes.number}: {type(error).__name__}: {error}"
+            names = [measuring.matrices[place].name for place in measuring.share.held]
+            return Snapshot(step, time.time(), problems=[("not_measured", name, message) for name in names])
+
+    def _record(self, shares: Sequence[Snapshot]) -> Problem | None:
+        snapshot = merged(shares)
+        self._recorder.snapshot(snapshot)
+        return snapshot.problems[0] if snapshot.problems else None
