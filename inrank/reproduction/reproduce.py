@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 import sys
 import textwrap
 import time
@@ -32,6 +31,7 @@ from inrank.reproduction.document import document
 from inrank.reproduction.experiment import Experiment, ExperimentError, Figure, Findings, Outcomes, Request
 from inrank.reproduction.pages import collecting_page, experiment_page, verdict_counts
 from inrank.reproduction.pool import Pool
+from inrank_monitor.command_line import typed
 from inrank_monitor.report import write_text
 from inrank_monitor.runs import write_json
 
@@ -84,7 +84,7 @@ def reproduce(
     if not quiet:
         print(f"\nAll on one page  {request.out / PAGE_FILE}")
         if every:
-            print(f"Dashboard        inrank-monitor dashboard {shlex.quote(str(request.runs))}")
+            print(f"Dashboard        {typed('inrank-monitor', 'dashboard', request.runs)}")
     return 1 if lost else 0
 
 
