@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 WORKERS := -n auto --maxprocesses 4 --dist loadfile # a file's tests stay together: they share what they made
 
-.PHONY: help install demo dashboard test test-slow test-kernels test-all lint types check bench dist clean
+.PHONY: help install demo dashboard docs test test-slow test-kernels test-all lint types check bench dist clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
@@ -42,6 +42,10 @@ demo: $(LIGHT) ## train a small GPT-2 with the tracker attached (about two minut
 
 dashboard: $(LIGHT) ## open the runs in ./runs in the browser
 	$(BIN)/inrank-monitor dashboard $(or $(DIR),runs)
+
+docs: $(STAMP) ## build the documentation, tutorial included, into build/docs; it opens offline
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open file://$(CURDIR)/build/docs/index.html"
 
 test: $(STAMP) ## the fast tests (under two minutes)
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)

@@ -15,6 +15,7 @@ from inrank_monitor.matrices.patterns import as_list, glob
 from inrank_monitor.matrices.skipping import reason_to_skip
 from inrank_monitor.matrices.views import matrices_of, matrices_of_adapter
 from inrank_monitor.matrices.weights import Weight, named_weights
+from inrank_monitor.notebook import html_rows, never_raises
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,17 @@ class Coverage(list[CoverageRow]):
             shape = "×".join(map(str, row.shape)) or "scalar"
             lines.append(f"{row.parameter:<{width}}  {shape:<16} {'' if row.watched else '– '}{row.note}")
         return "\n".join(lines)
+
+    @never_raises
+    def _repr_html_(self) -> str:
+        watched = sum(row.watched for row in self)
+        shown = [(row.parameter, "×".join(map(str, row.shape)) or "scalar", row.note) for row in self if row.watched]
+        skipped = [
+            (row.parameter, "×".join(map(str, row.shape)) or "scalar", row.note) for row in self if not row.watched
+        ]
+        return html_rows(("watched", "shape", "as"), shown, f"{watched} of {len(self)} parameters are watched") + (
+            html_rows(("skipped", "shape", "because"), skipped) if skipped else ""
+        )
 
 
 def unwrap(model: nn.Module) -> nn.Module:

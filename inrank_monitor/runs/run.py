@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from inrank_monitor.notebook import html_rows, never_raises
 from inrank_monitor.ranks import Definition
 from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS
 from inrank_monitor.runs.log_files import LogFiles, Status
@@ -98,6 +99,21 @@ class Run:
     def measured(self) -> int | None:
         """How many values of a spectrum were measured, where those after them are estimates; None: there are none."""
         return self.options.measured
+
+    @never_raises
+    def _repr_html_(self) -> str:
+        measured = self.measurements
+        steps = measured["step"]
+        last = measured.drop_duplicates("matrix", keep="last")
+        columns = ["matrix", "intrinsic_rank", "null_rank", "stable_rank", "relative_norm"]
+        rows = [
+            (name, *("–" if pd.isna(rank) else rank for rank in ranks), f"{stable:.1f}", f"{norm:.3g}")
+            for name, *ranks, stable, norm in last[columns].itertuples(index=False)
+        ]
+        seen = f"step {steps.max()}, {steps.nunique()} snapshots" if len(steps) else "nothing measured yet"
+        rule = f"rank at α = {self.threshold:g}, b = {self.buffer_rank}"
+        heads = ("matrix", "rank", "null rank", "stable rank", "‖ΔW‖/‖W0‖")
+        return html_rows(heads, rows, f"{self.name}: {self.status}, {seen}, {len(self.matrices)} matrices; {rule}")
 
     @property
     def status(self) -> Status:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from inrank_monitor.distributed import ProcessesLostError
+from inrank_monitor.notebook import html_rows, never_raises
 from inrank_monitor.sinks import Sink
 from inrank_monitor.tracking.ending import Ending
 from inrank_monitor.tracking.measuring import Measuring
@@ -84,6 +85,19 @@ class SpectrumTracker:
     def overhead(self) -> float:
         """`seconds` as a share of the wall time since attach."""
         return self._pace.overhead
+
+    @never_raises
+    def _repr_html_(self) -> str:
+        """What this object knows by itself: nothing is measured, waited for or read."""
+        finished = self.finished_steps
+        rows = [
+            ("state", "closed" if self._closed else "watching"),
+            ("optimizer steps", self.step_count),
+            ("snapshots on disk", f"{len(finished)}, the last of step {finished[-1]}" if finished else "none yet"),
+            ("parameters watched", f"{sum(row.watched for row in self.coverage)} of {len(self.coverage)}"),
+            ("cost so far", f"{self.seconds:.2f} s, {self.overhead:.2%} of the time"),
+        ]
+        return html_rows(("tracker", str(self.path)), rows)
 
     def step(self) -> None:
         """Count one optimizer step, where no optimizer was given to `attach`.
