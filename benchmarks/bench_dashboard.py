@@ -52,7 +52,7 @@ def timed(app: AppTest) -> float:
 
 def sent(app: AppTest) -> int:
     """Bytes of figures and tables on the page."""
-    figures = sum(len(chart.proto.spec) for chart in app.get("plotly_chart"))
+    figures = sum(len(chart.proto.json) for chart in app.get("bidi_component"))
     return figures + sum(len(table.proto.SerializeToString()) for table in app.dataframe)
 
 

@@ -7,17 +7,10 @@ inrank-monitor dashboard DIRECTORY_OF_RUNS
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import streamlit as st
-
-HERE = str(Path(__file__).resolve().parent)
-if HERE not in sys.path:
-    sys.path.insert(0, HERE)
-
-from views import (  # noqa: E402
+from views import (
     advice,
     compare,
     density,
@@ -27,10 +20,9 @@ from views import (  # noqa: E402
     runs,
     spectrum_evolution,
     start,
-    steady_charts,
 )
-from views.choices import choose_rule, choose_runs  # noqa: E402
-from views.page import Page, live_runs, refusals, show_state  # noqa: E402
+from views.choices import choose_rule, choose_runs
+from views.page import Page, live_runs, refusals, show_state
 
 REFRESH_SECONDS = 3
 VIEWS: dict[str, ModuleType] = {
@@ -47,7 +39,6 @@ VIEWS: dict[str, ModuleType] = {
 
 def main() -> None:
     """Draw the page."""
-    steady_charts.install()
     st.set_page_config(page_title="InRank Monitor", layout="wide")
     folder = start.find_folder()
     if folder is None or not folder.names():

@@ -16,6 +16,7 @@ from inrank_monitor.recompute import RankRule
 from inrank_monitor.run import RunSummary, open_run
 from inrank_monitor.run_folder import RunFolder
 from inrank_monitor.shared_run import RunState, SharedRun
+from views import charts
 
 _OPEN_RUNS = 12
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$&^=])")
@@ -153,8 +154,7 @@ def explain(look: str, conclude: str) -> None:
 def show_figure(figure: go.Figure, key: str, alt: str) -> None:
     """A figure with its downloads: HTML by the button below, PNG by the camera that Plotly shows on it."""
     name = file_name(key)
-    config = {"displaylogo": False, "toImageButtonOptions": {"format": "png", "filename": name, "scale": 2}}
-    st.plotly_chart(figure, key=key, theme=None, config=config, alt=alt)
+    charts.draw(figure, key, alt, name)
     download("Figure as HTML", lambda: page_of(figure), f"{name}.html", "text/html", f"{key} html")
 
 
