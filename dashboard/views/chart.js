@@ -33,6 +33,7 @@ class Chart {
     parent.append(this.element);
     this.resized = new ResizeObserver(() => this.fit());
     this.resized.observe(parent);
+    this.button = this.fullScreenButton(); // one for good: a config that differs makes Plotly begin anew, zoom and all
     this.turned = () => this.draw();
     this.element.addEventListener("fullscreenchange", this.turned);
   }
@@ -40,7 +41,7 @@ class Chart {
   take(data) {
     this.figure = data.figure;
     this.height = data.height;
-    this.config = { ...data.config, modeBarButtonsToAdd: [this.fullScreenButton()] };
+    this.config = { ...data.config, modeBarButtonsToAdd: [this.button] };
     this.element.setAttribute("aria-label", data.label);
     this.element.style.minHeight = `${data.height}px`; // nothing below jumps while Plotly is loaded
   }

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.dashboard_browser import open_view, serving, settle, streamlit, until, url, visit
 
 from inrank_monitor import open_run
 from inrank_monitor.advice import advise, rank_pattern
-from inrank_monitor.launch import RUNS_VARIABLE, app_directory
+from inrank_monitor.launch import app_directory
 
 pytestmark = pytest.mark.slow
 VIEWS = {
@@ -73,50 +69,6 @@ class Training:
         assert self._process.wait(60) == 0
 
 
-def until(true: Callable[[], Any], seconds: float = 30) -> None:
-    """Wait for something to come true."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.1)
-
-
-@contextmanager
-def serving(*command: str, folder: str | None = None) -> Iterator[str]:
-    """A server started by a command that gets its port appended; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name != RUNS_VARIABLE}
-    if folder:
-        environment[RUNS_VARIABLE] = folder
-    command = tuple(part.format(port=port) for part in command)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: healthy(address), 60)
-        yield address
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)  # the command may have started the server as a process of its own
-        server.wait(20)
-
-
-def healthy(address: str) -> bool:
-    """Whether the server answers."""
-    try:
-        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def streamlit(*arguments: str) -> list[str]:
-    """`streamlit run dashboard`, as in the README."""
-    options = ["--server.headless=true", "--server.port={port}"]
-    return [sys.executable, "-m", "streamlit", "run", str(app_directory()), *options, *arguments]
-
-
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Training]:
     (tmp_path / "runs").mkdir()
@@ -125,39 +77,10 @@ def live(tmp_path: Path) -> Iterator[Training]:
     training.end()
 
 
-def visit(browser: Any, address: str) -> Any:
-    """A page that keeps a note of every request and every error."""
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.requests, page.errors = [], []
-    page.on("request", lambda request: page.requests.append(request.url))
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.goto(address)
-    settle(page)
-    return page
-
-
-def settle(page: Any, heading: str | None = None) -> None:
-    """Wait until the page is drawn."""
-    page.wait_for_selector("h2" if heading is None else f"h2:has-text('{heading}')", timeout=30_000)
-    page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')", timeout=30_000)
-    assert page.locator("[data-testid=stException]").count() == 0
-
-
-def url(page: Any) -> str:
-    """The address as it is now; `page.url` lags behind while nothing else is asked of the page."""
-    return str(page.evaluate("location.href"))
-
-
 def snapshots(page: Any) -> int:
     """How many snapshots the page says it shows."""
     found = re.search(r"(\d+) snapshots", page.inner_text("[data-testid=stMain]"))
     return int(found.group(1)) if found else 0
-
-
-def open_view(page: Any, view: str) -> None:
-    """Choose a view as a reader does."""
-    page.locator("[data-testid=stSidebar] [data-testid=stRadio]").first.get_by_text(view, exact=True).click()
-    settle(page, view)
 
 
 def test_every_view_opens_by_a_click_and_nothing_outside_this_machine_is_asked(browser: Any, live: Training) -> None:
