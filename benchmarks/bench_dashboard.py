@@ -93,11 +93,11 @@ def views() -> list[bool]:
     app, seconds = page("Overview", "big")
     good = [line("first figure", seconds, FIRST, sent(app))]
     for view in VIEWS:
-        app.radio(key="view").set_value(view)
+        app.query_params["view"] = view
         good.append(line(f"to {view}", timed(app), SWITCH, sent(app)))
     app.slider(key="alpha").set_value(0.8)
     good.append(line("to α = 0.8, first time", timed(app), FIRST, sent(app)))
-    app.radio(key="view").set_value("Rank evolution")
+    app.query_params["view"] = "Rank evolution"
     good.append(line("to Rank evolution, α = 0.8", timed(app), SWITCH, sent(app)))
     return good
 

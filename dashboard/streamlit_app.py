@@ -15,6 +15,7 @@ from views import (
     compare,
     density,
     explained,
+    navigation,
     overview,
     rank_evolution,
     runs,
@@ -25,16 +26,8 @@ from views.choices import choose_rule, choose_runs
 from views.page import Page, live_runs, refusals, show_state
 
 REFRESH_SECONDS = 3
-VIEWS: dict[str, ModuleType] = {
-    "Runs": runs,
-    "Overview": overview,
-    "Rank evolution": rank_evolution,
-    "Spectrum density": density,
-    "Spectrum evolution": spectrum_evolution,
-    "Explained ratio": explained,
-    "Compare": compare,
-    "Advice": advice,
-}
+MODULES = (runs, overview, rank_evolution, density, spectrum_evolution, explained, compare, advice)
+VIEWS: dict[str, ModuleType] = dict(zip(navigation.VIEWS, MODULES, strict=True))
 
 
 def main() -> None:
@@ -45,14 +38,13 @@ def main() -> None:
         start.explain(folder)
         return
     refusals(folder)
+    title = navigation.choose_view()
+    view = VIEWS[title]
     with st.sidebar:
-        st.title("InRank Monitor")
-        view = VIEWS[st.radio("View", list(VIEWS), key="view", bind="query-params", index=1)]
         names = choose_runs(folder)
         page = Page.open(folder, names)
         page.rule = choose_rule(page)
         paused = live_switch(page, view)
-    title = next(name for name, module in VIEWS.items() if module is view)
     st.header(title, anchor=False)
     if not page.runs and view is not runs:
         st.info("Choose a run in the sidebar.", icon=":material/arrow_back:")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.app_pages import APP, numbers, sent, show, specs, texts
+from helpers.app_pages import APP, numbers, sent, show, specs, texts, turn_to
 from made_runs import append_steps, make_run, names_of
 
 from inrank_monitor import list_runs, open_run, rank_metrics
@@ -169,7 +169,7 @@ def test_changing_the_rule_recomputes_ranks_from_the_stored_spectra(run: Any) ->
 def test_what_is_chosen_stands_in_the_address(run: Any) -> None:
     app = show("Overview")
     assert app.query_params["run"] == "first"
-    app.radio(key="view").set_value("Advice").run()
+    turn_to(app, "Advice")
     app.slider(key="alpha").set_value(0.75).run()
     assert not app.exception
     again = show("Advice", run="first", alpha="0.75")

@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-from helpers.dashboard_browser import open_view, serving, settle, streamlit, until, url, visit
+from helpers.dashboard_browser import drawn, open_view, place, serving, settle, streamlit, until, url, visit
 
 from inrank_monitor import open_run
 from inrank_monitor.advice import advise, rank_pattern
@@ -90,7 +91,7 @@ def test_every_view_opens_by_a_click_and_nothing_outside_this_machine_is_asked(b
             open_view(page, view)
             until(lambda: page.locator(".js-plotly-plot").count() == figures)  # noqa: B023
             assert page.locator("[data-testid=stAlertContentError]").count() == 0
-            assert ("view=" in url(page)) == (view != "Overview")
+            assert urlsplit(url(page)).path == f"/{place(view)}"
         outside = [url for url in page.requests if not url.startswith((address, "data:", "blob:"))]
         assert outside == []
         assert page.errors == []
@@ -98,13 +99,13 @@ def test_every_view_opens_by_a_click_and_nothing_outside_this_machine_is_asked(b
 
 def test_a_live_run_grows_without_a_reload_and_keeps_the_zoom_until_it_ends(browser: Any, live: Training) -> None:
     with serving(*streamlit(), folder=str(live.directory.parent)) as address:
-        page = visit(browser, f"{address}/?view=Rank+evolution")
+        page = visit(browser, f"{address}/rank-evolution")
         page.evaluate("window.notReloaded = true")
         page.wait_for_selector(".js-plotly-plot .nsewdrag")
         zoom(page)
         before, range_ = snapshots(page), zoomed_range(page)
         top = page.locator(".js-plotly-plot").bounding_box()
-        until(lambda: snapshots(page) > before)
+        until(lambda: snapshots(page) > before and measured(page) > before)
         settle(page)
         assert zoomed_range(page) == range_
         assert page.locator(".js-plotly-plot").bounding_box() == top
@@ -112,16 +113,23 @@ def test_a_live_run_grows_without_a_reload_and_keeps_the_zoom_until_it_ends(brow
         settle(page)
         still = snapshots(page)
         time.sleep(5)
-        assert snapshots(page) == still
+        assert snapshots(page) == measured(page) == still
         assert zoomed_range(page) == range_
         page.get_by_text("Follow live").click()
         until(lambda: snapshots(page) > still)
         live.end()
         until(lambda: "finished" in page.inner_text("[data-testid=stMain]"))
         until(lambda: page.get_by_text("Follow live").count() == 0)
-        assert snapshots(page) == len(open_run(live.directory).measurements["step"].unique())
+        steps = len(open_run(live.directory).measurements["step"].unique())
+        assert snapshots(page) == steps
+        until(lambda: measured(page) == steps)
         assert page.evaluate("window.notReloaded")
         assert zoomed_range(page) == range_
+
+
+def measured(page: Any) -> int:
+    """How many steps the first line of the first figure goes through."""
+    return len(drawn(page)[0]["traces"][0]["x"])
 
 
 def zoom(page: Any) -> None:
@@ -143,7 +151,7 @@ def zoomed_range(page: Any) -> list[float]:
 def test_advice_is_downloaded_as_a_file_that_lora_takes(browser: Any, live: Training) -> None:
     live.end()
     with serving(*streamlit(), folder=str(live.directory.parent)) as address:
-        page = visit(browser, f"{address}/?view=Advice")
+        page = visit(browser, f"{address}/advice")
         with page.expect_download() as waiting:
             page.get_by_role("button", name="rank_pattern for LoRA (JSON)").click()
         pattern = json.loads(Path(waiting.value.path()).read_text())
@@ -160,7 +168,7 @@ def test_advice_is_downloaded_as_a_file_that_lora_takes(browser: Any, live: Trai
 def test_a_shared_address_opens_the_same_view_with_the_same_choices(browser: Any, live: Training) -> None:
     live.end()
     with serving(*streamlit("--", str(live.directory.parent))) as address:
-        page = visit(browser, f"{address}/?view=Rank+evolution")
+        page = visit(browser, f"{address}/rank-evolution")
         page.get_by_text("block", exact=True).first.click()
         settle(page)
         page.locator("[data-testid=stSlider] input").first.press("ArrowLeft")
@@ -172,11 +180,30 @@ def test_a_shared_address_opens_the_same_view_with_the_same_choices(browser: Any
         assert again.inner_text("h2") == "Rank evolution"
 
 
+def test_choices_go_along_from_view_to_view_and_the_browsers_back_leads_to_the_last_one(
+    browser: Any, live: Training
+) -> None:
+    live.end()
+    with serving(*streamlit("--", str(live.directory.parent))) as address:
+        page = visit(browser, f"{address}/?view=Spectrum+density&alpha=0.8&matrix=2.weight")  # as views were named once
+        settle(page, "Spectrum density")
+        page.wait_for_url("**/spectrum-density?**")
+        for view in ("Explained ratio", "Advice", "Explained ratio"):
+            open_view(page, view)
+            assert "alpha=0.8" in url(page)
+            assert ("matrix=2.weight" in url(page)) == (view != "Advice")
+            assert "α = 0.8" in page.inner_text("[data-testid=stMain]")
+        for view in ("Advice", "Explained ratio", "Spectrum density"):
+            until(lambda: page.go_back() or urlsplit(url(page)).path == f"/{place(view)}")  # noqa: B023
+            settle(page, view)
+            assert "α = 0.8" in page.inner_text("[data-testid=stMain]")
+
+
 def test_a_row_of_the_table_of_runs_is_chosen_for_all_views(browser: Any, live: Training) -> None:
     live.end()
     shutil.copytree(live.directory, live.directory.parent / "second")
     with serving(*streamlit("--", str(live.directory.parent))) as address:
-        page = visit(browser, f"{address}/?view=Runs&run=live")
+        page = visit(browser, f"{address}/runs?run=live")
         page.wait_for_selector("[data-testid=stDataFrame] canvas")
         click_row(page, 1)
         until(lambda: "run=second" in url(page))

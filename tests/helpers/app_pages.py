@@ -24,6 +24,12 @@ def show(view: str, **address: Any) -> AppTest:
     return app
 
 
+def turn_to(app: AppTest, view: str) -> AppTest:
+    """The same page at another view."""
+    app.query_params["view"] = view
+    return app.run()
+
+
 def sent(app: AppTest) -> list[str]:
     """The page's figures as they are sent."""
     return [json.loads(chart.proto.json)["figure"] for chart in app.get("bidi_component")]

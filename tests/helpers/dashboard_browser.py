@@ -94,6 +94,11 @@ def visit(browser: Any, address: str) -> Any:
     return page
 
 
+def place(view: str) -> str:
+    """A view's path in the address."""
+    return "" if view == "Overview" else view.lower().replace(" ", "-")
+
+
 def settle(page: Any, heading: str | None = None) -> None:
     """Wait until the page is drawn."""
     page.wait_for_selector("h2" if heading is None else f"h2:has-text('{heading}')", timeout=30_000)
@@ -108,7 +113,7 @@ def url(page: Any) -> str:
 
 def open_view(page: Any, view: str) -> None:
     """Choose a view as a reader does."""
-    page.locator("[data-testid=stSidebar] [data-testid=stRadio]").first.get_by_text(view, exact=True).click()
+    page.locator("[data-testid=stSidebarNav]").get_by_text(view, exact=True).click()
     settle(page, view)
 
 

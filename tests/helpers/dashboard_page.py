@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from helpers.dashboard_browser import differences, drawn, open_view, settle
+from helpers.dashboard_browser import differences, drawn, open_view, place, settle
 from helpers.expected_figures import Drawn
 
 from inrank_monitor.recompute import RankRule
@@ -34,7 +34,7 @@ class DashboardPage:
             anew: from the address in any case, and once more for the next test.
         """
         if anew or self._now is None or self._now[1] != runs:
-            self.page.goto(f"{self._address}/?view={view.replace(' ', '+')}&" + "&".join(f"run={one}" for one in runs))
+            self.page.goto(f"{self._address}/{place(view)}?" + "&".join(f"run={one}" for one in runs))
             settle(self.page, view)
             self.page.evaluate("window.notReloaded = true")
         elif self._now[0] != view:
