@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections import Counter
 from hashlib import blake2s
 from pathlib import Path
+from typing import Any
 
 import plotly
 import plotly.graph_objects as go
+import plotly.io as pio
 import streamlit as st
 from streamlit.components.v1 import declare_component
 
@@ -39,15 +41,14 @@ def draw(figure: go.Figure, key: str, alt: str, file_name: str) -> None:
         alt: what is seen, for who cannot see it.
         file_name: of the PNG, without its suffix.
     """
-    steady = _steady(figure)
     config = {
         "displaylogo": False,
         "modeBarButtonsToRemove": ["lasso2d", "select2d"],
         "toImageButtonOptions": {"format": "png", "filename": file_name, "scale": 2},
     }
     data = {
-        "figure": steady.to_json(),
-        "height": steady.layout.height or _HEIGHT,
+        "figure": pio.to_json(_steady(figure.to_dict()), validate=False, remove_uids=False),
+        "height": figure.layout.height or _HEIGHT,
         "config": config,
         "label": alt,
         "library": f"component/{_LIBRARY.name}/plotly.min.js",
@@ -55,26 +56,25 @@ def draw(figure: go.Figure, key: str, alt: str, file_name: str) -> None:
     _CHART(key=f"chart {_digest(key)}", data=data)  # Streamlit refuses some names of runs as keys
 
 
-def _steady(figure: go.Figure) -> go.Figure:
-    """The figure with the marks by which Plotly finds again what the reader did to an earlier one.
+def _steady(figure: dict[str, Any]) -> dict[str, Any]:
+    """A figure's dictionary with the marks by which Plotly finds again what the reader did to an earlier one.
 
-    A zoom stays with its axis while that shows the same quantity on the same scale and, where places are names, the
-    same names. A line hidden in the legend stays hidden whichever lines come or go before it.
+    A zoom stays with its axis while that shows the same quantity on the same scale and, where rows are matrices, the
+    same matrices. A line hidden in the legend stays hidden whichever lines come or go before it.
     """
-    steady = go.Figure(figure).update_layout(uirevision="keep")
-    for axis in (*steady.select_xaxes(), *steady.select_yaxes()):
-        rows = [trace.y for trace in steady.data if trace.type == "heatmap"] if _letter(axis) == "y" else []
-        axis.uirevision = _digest(f"{axis.title.text} {axis.type} {rows}")
+    layout, traces = figure["layout"], figure["data"]
+    layout["uirevision"] = "keep"
+    rows = str([list(trace["y"]) for trace in traces if trace["type"] == "heatmap"])
+    for name in [name for name in layout if name.startswith(("xaxis", "yaxis"))]:
+        axis = layout[name]
+        shown = (axis.get("title", {}).get("text"), axis.get("type"), rows if name.startswith("y") else "")
+        axis["uirevision"] = _digest(str(shown))
     seen: Counter[str] = Counter()
-    for trace in steady.data:
-        name = f"{trace.type} {trace.legendgroup} {trace.name} {list(trace.meta or ())[:1]}"
+    for trace in traces:
+        name = f"{trace['type']} {trace.get('legendgroup')} {trace.get('name')} {list(trace.get('meta', ()))[:1]}"
         seen[name] += 1
-        trace.uid = _digest(f"{name} {seen[name]}")
-    return steady
-
-
-def _letter(axis: go.layout.XAxis | go.layout.YAxis) -> str:
-    return "y" if isinstance(axis, go.layout.YAxis) else "x"
+        trace["uid"] = _digest(f"{name} {seen[name]}")
+    return figure
 
 
 def _digest(text: str) -> str:

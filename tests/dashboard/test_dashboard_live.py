@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import pytest
 from helpers.dashboard_browser import differences, drawn, open_view, serving, settle, streamlit, until, visit
 from helpers.dashboard_controls import AT_FIRST
-from helpers.dashboard_widgets import slide, toggle
+from helpers.dashboard_widgets import add, clear, slide, toggle
 from helpers.expected_figures import Drawn, comparison
 from made_runs import append_steps, make_run
 
@@ -106,6 +106,28 @@ def test_every_view_gains_the_new_snapshot_without_a_reload_and_keeps_the_zoom(
     np.testing.assert_allclose(np.array(ranges(page)), np.array(zoomed), rtol=1e-9)
     assert page.evaluate("window.notReloaded")
     assert page.errors == []
+
+
+def test_lines_hidden_in_the_legend_stay_hidden_whatever_comes_or_goes_before_them(page: Any, growing: Growing) -> None:
+    open_view(page, "Rank evolution")
+    shows(page, expected("Rank evolution", growing))
+    page.locator(".js-plotly-plot .legendtoggle").nth(1).click()
+    until(lambda: hidden(page))
+    lines = hidden(page)
+    growing.grow()
+    shows(page, expected("Rank evolution", growing))
+    assert hidden(page) == lines
+    add("Blocks", "block 1")(page)
+    now = Drawn(growing.path)
+    shows(page, now.evolution(names=now.group("block", "block 1")))
+    assert hidden(page) == [name for name in lines if "h.0." not in name]
+    clear("Blocks")(page)
+    shows(page, expected("Rank evolution", growing))
+
+
+def hidden(page: Any) -> list[str]:
+    """Names of the lines that are only in the legend."""
+    return [trace["name"] for trace in drawn(page)[0]["traces"] if trace["visible"] == "legendonly"]
 
 
 def test_a_page_that_does_not_follow_stays_as_it_is_until_it_follows_again(page: Any, growing: Growing) -> None:
