@@ -195,9 +195,7 @@ def test_choices_go_along_from_view_to_view_and_the_browsers_back_leads_to_the_l
             assert "α = 0.8" in page.inner_text("[data-testid=stMain]")
         for view in ("Advice", "Explained ratio", "Spectrum density"):
             left = urlsplit(url(page)).path
-            while (
-                urlsplit(url(page)).path == left
-            ):  # a view that lets a choice go has a place before that and one after
+            while urlsplit(url(page)).path == left:  # twice where the view lets a choice go
                 page.go_back()
                 page.wait_for_timeout(1000)  # the answer to the new place is on its way
                 settle(page)
