@@ -52,7 +52,7 @@ def timed(app: AppTest) -> float:
 
 def sent(app: AppTest) -> int:
     """Bytes of figures and tables on the page."""
-    figures = sum(len(chart.proto.spec) for chart in app.get("plotly_chart"))
+    figures = sum(len(chart.proto.json) for chart in app.get("bidi_component"))
     return figures + sum(len(table.proto.SerializeToString()) for table in app.dataframe)
 
 
@@ -93,11 +93,11 @@ def views() -> list[bool]:
     app, seconds = page("Overview", "big")
     good = [line("first figure", seconds, FIRST, sent(app))]
     for view in VIEWS:
-        app.radio(key="view").set_value(view)
+        app.query_params["view"] = view
         good.append(line(f"to {view}", timed(app), SWITCH, sent(app)))
     app.slider(key="alpha").set_value(0.8)
     good.append(line("to α = 0.8, first time", timed(app), FIRST, sent(app)))
-    app.radio(key="view").set_value("Rank evolution")
+    app.query_params["view"] = "Rank evolution"
     good.append(line("to Rank evolution, α = 0.8", timed(app), SWITCH, sent(app)))
     return good
 

@@ -32,6 +32,7 @@ from inrank_monitor import SpectrumTracker, attach
 from inrank_monitor.plan.models import PlannedModel, planned_model, planned_shapes
 from inrank_monitor.plan.planning import make_plan
 from inrank_monitor.plan.quantities import Cost, Layout
+from inrank_monitor.plan.scenario import Scenario
 
 Numbers = dict[str, float]
 
@@ -118,7 +119,8 @@ def whole(case: str, snapshots: int, threads: int, folder: str, answers: Any) ->
     make, leading = CASES[case]
     planned, model = make()
     import_everything(folder)
-    plan = make_plan(planned, Layout(threads=threads), [leading] if leading else [], directory=f"{folder}/run")
+    counts, directory = [leading] if leading else [], Path(folder) / "run"
+    plan = make_plan(Scenario(planned, Layout(threads=threads), counts, directory=directory))
     with PeakMemory() as attaching:
         tracker = attach(model, None, f"{folder}/run", every=1, leading=leading)
     seconds, memory = measure(tracker, attaching.start, partial(take_step, model), snapshots)
@@ -137,7 +139,7 @@ def shard(number: int, count: int, layers: int, snapshots: int, threads: int, fo
     model = sharded_gpt2("fsdp2", layers, init_device_mesh("cpu", (count,)))
     import_everything(folder, number)
     layout = Layout(processes=count, sharded=True, threads=threads, per_machine=count)
-    plan = make_plan(gpt2(layers)[0], layout, [], directory=f"{folder}/run")
+    plan = make_plan(Scenario(gpt2(layers)[0], layout, [], directory=Path(folder) / "run"))
     dist.barrier()
     with PeakMemory() as attaching:
         tracker = attach(model, None, f"{folder}/run", every=1)

@@ -7,61 +7,44 @@ inrank-monitor dashboard DIRECTORY_OF_RUNS
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import streamlit as st
-
-HERE = str(Path(__file__).resolve().parent)
-if HERE not in sys.path:
-    sys.path.insert(0, HERE)
-
-from views import (  # noqa: E402
+from views import (
     advice,
     compare,
     density,
     explained,
+    navigation,
     overview,
     rank_evolution,
     runs,
     spectrum_evolution,
     start,
-    steady_charts,
 )
-from views.choices import choose_rule, choose_runs  # noqa: E402
-from views.page import Page, live_runs, refusals, show_state  # noqa: E402
+from views.choices import choose_rule, choose_runs
+from views.page import Page, live_runs, refusals, show_state
 
 REFRESH_SECONDS = 3
-VIEWS: dict[str, ModuleType] = {
-    "Runs": runs,
-    "Overview": overview,
-    "Rank evolution": rank_evolution,
-    "Spectrum density": density,
-    "Spectrum evolution": spectrum_evolution,
-    "Explained ratio": explained,
-    "Compare": compare,
-    "Advice": advice,
-}
+MODULES = (runs, overview, rank_evolution, density, spectrum_evolution, explained, compare, advice)
+VIEWS: dict[str, ModuleType] = dict(zip(navigation.VIEWS, MODULES, strict=True))
 
 
 def main() -> None:
     """Draw the page."""
-    steady_charts.install()
     st.set_page_config(page_title="InRank Monitor", layout="wide")
     folder = start.find_folder()
     if folder is None or not folder.names():
         start.explain(folder)
         return
     refusals(folder)
+    title = navigation.choose_view()
+    view = VIEWS[title]
     with st.sidebar:
-        st.title("InRank Monitor")
-        view = VIEWS[st.radio("View", list(VIEWS), key="view", bind="query-params", index=1)]
         names = choose_runs(folder)
         page = Page.open(folder, names)
         page.rule = choose_rule(page)
         paused = live_switch(page, view)
-    title = next(name for name, module in VIEWS.items() if module is view)
     st.header(title, anchor=False)
     if not page.runs and view is not runs:
         st.info("Choose a run in the sidebar.", icon=":material/arrow_back:")

@@ -14,7 +14,7 @@ from inrank.gpt2.options import OptionError
 from inrank.reproduction import options as reproduce_options
 from inrank.reproduction.experiment import ExperimentError
 from inrank_monitor import __version__
-from inrank_monitor.command_line import Parser, add_command
+from inrank_monitor.command_line import Parser, add_command, examples_text, typed
 from inrank_monitor.demo.text import DemoError
 
 
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = (error.name or "").split(".")[0]
         known = {"transformers": "gpt2", "tokenizers": "gpt2", "accelerate": "gpt2"}
         known |= {"sklearn": "experiments", "threadpoolctl": "experiments"}
-        extra = f"'inrank-monitor[{known[name]}]'" if name in known else name
-        print(f"inrank {options.command}: {name} is not installed: pip install {extra}", file=sys.stderr)
+        install = typed("pip", "install", f"inrank-monitor[{known[name]}]" if name in known else name)
+        print(f"inrank {options.command}: {name} is not installed: {install}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `inrank compare runs | head`
         sys.stderr.close()
@@ -46,11 +46,12 @@ def _build_parser() -> argparse.ArgumentParser:
         prog="inrank",
         description="Train GPT-2 with a rank that grows when the spectrum of its update asks for it, compare, and "
         "reproduce the paper.",
-        epilog="examples:\n"
-        "  inrank train                       all five methods on a small GPT-2, about four minutes on two cores\n"
-        "  inrank compare runs/gpt2           the table again\n"
-        "  inrank params --size small --rank 254\n"
-        "  inrank reproduce figure-3          a figure of the paper, beside what the paper says of it",
+        epilog=examples_text(
+            "inrank train                       all five methods on a small GPT-2, about four minutes on two cores",
+            "inrank compare runs/gpt2           the table again",
+            "inrank params --size small --rank 254",
+            "inrank reproduce figure-3          a figure of the paper, beside what the paper says of it",
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"inrank {__version__}")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from inrank_monitor.spectra import leading, spectrum
     from inrank_monitor.tracking import SpectrumTracker, attach
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "LightningCallback",
     "LowRankUpdate",

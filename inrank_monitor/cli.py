@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inrank_monitor import __version__
 from inrank_monitor.checkpoints import options as scan_options
-from inrank_monitor.command_line import Parser, add_command
+from inrank_monitor.command_line import Parser, add_command, examples_text, typed
 from inrank_monitor.demo import options as demo_options
 from inrank_monitor.plan import options as plan_options
 
@@ -37,20 +37,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _extra(module: str | None) -> str:
     extras = {"streamlit": "dashboard", "transformers": "gpt2", "tokenizers": "gpt2", "lightning": "lightning"}
     extra = extras.get((module or "").split(".")[0])
-    return f"pip install 'inrank-monitor[{extra}]'" if extra else f"pip install {module}"
+    return typed("pip", "install", f"inrank-monitor[{extra}]" if extra else module)
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="inrank-monitor",
         description="How much of each weight matrix does my training really use?",
-        epilog="examples:\n"
-        "  inrank-monitor demo                          train a small GPT-2 with the tracker attached\n"
-        "  inrank-monitor scan out --run runs/out       the same from checkpoints that are on disk already\n"
-        "  inrank-monitor plan llama-7b --world-size 8  what watching a model will cost\n"
-        "  inrank-monitor report runs/demo              ranks against null ranks, in the terminal\n"
-        "  inrank-monitor report runs/demo --html r.html\n"
-        "  inrank-monitor dashboard runs                the same, live, in the browser",
+        epilog=examples_text(
+            "inrank-monitor demo                          train a small GPT-2 with the tracker attached",
+            "inrank-monitor scan out --run runs/out       the same from checkpoints that are on disk already",
+            "inrank-monitor plan llama-7b --world-size 8  what watching a model will cost",
+            "inrank-monitor report runs/demo              ranks against null ranks, in the terminal",
+            "inrank-monitor report runs/demo --html r.html",
+            "inrank-monitor dashboard runs                the same, live, in the browser",
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"inrank-monitor {__version__}")
@@ -85,6 +86,13 @@ def _build_parser() -> argparse.ArgumentParser:
             *plan_options.EXAMPLES,
         )
     )
+    _add_readers(command)
+    command("doctor", _doctor, "what is installed, which device, and a self-check of the spectra", "doctor")
+    return parser
+
+
+def _add_readers(command: Callable[..., Parser]) -> None:
+    """The commands that are given a run, or a directory of runs."""
     report = command("report", _report, "a run as a table, or as one HTML page", "report runs/demo --html report.html")
     report.add_argument("path", metavar="RUN", help="run directory")
     report.add_argument("--html", metavar="FILE", help="write a self-contained page that opens offline")
@@ -112,8 +120,6 @@ def _build_parser() -> argparse.ArgumentParser:
     dashboard.add_argument("path", metavar="DIR", nargs="?", default="runs", help="directory of runs (default: runs)")
     dashboard.add_argument("--port", type=int, default=8501, help="on localhost (default: 8501)")
     dashboard.add_argument("--no-browser", action="store_true", help="do not open a browser window")
-    command("doctor", _doctor, "what is installed, which device, and a self-check of the spectra", "doctor")
-    return parser
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -171,7 +177,7 @@ def _list(options: argparse.Namespace) -> int:
     if not Path(options.path).is_dir():
         raise NotADirectoryError(f"{options.path} is not a directory")
     runs = list_runs(options.path)
-    print(runs_table(runs) if runs else f"no runs in {options.path}; `inrank-monitor demo` makes one")
+    print(runs_table(runs) if runs else f"no runs in {options.path}; `{typed('inrank-monitor', 'demo')}` makes one")
     return 0
 
 

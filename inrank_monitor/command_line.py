@@ -1,9 +1,14 @@
-"""What the commands `inrank-monitor` and `inrank` share: a parser of few words, and subcommands with examples."""
+"""What the commands `inrank-monitor` and `inrank` share: a parser of few words, subcommands, commands to type next."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import shutil
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -23,8 +28,32 @@ def add_command(
         name,
         help=text,
         description=text[0].upper() + text[1:] + ".",
-        epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
+        epilog=examples_text(*examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     added.set_defaults(run=run)
     return added
+
+
+def typed(program: str, *arguments: object) -> str:
+    """A command line that works as it is printed: `program` by its path where this environment is not on the PATH.
+
+    After `make demo` the programs lie in `.venv/bin`, and a shell knows nothing of that; a path below the working
+    directory is given relative to it. A program that is nowhere is left as it is.
+    """
+    return shlex.join([_program(program), *map(str, arguments)])
+
+
+def examples_text(*examples: str) -> str:
+    """The end of a help text: lines that begin with a program, which is given as it can be typed here."""
+    split = (example.partition(" ") for example in examples)
+    return "examples:\n" + "\n".join(f"  {typed(program)}{space}{rest}" for program, space, rest in split)
+
+
+def _program(name: str) -> str:
+    found, ours = shutil.which(name), shutil.which(name, path=sysconfig.get_path("scripts"))
+    if ours is None or (found is not None and os.path.samefile(found, ours)):
+        return name
+    path = Path(os.path.abspath(ours))  # links stay: resolved, the environment's Python would be another's
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

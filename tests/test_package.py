@@ -56,6 +56,15 @@ def test_version_is_the_one_in_pyproject() -> None:
     assert inrank_monitor.__version__ == project["version"]
 
 
+def test_citation_and_changelog_name_this_version() -> None:
+    cited = dict(
+        re.findall(r'^(version|date-released): "?([^"\n]+)"?$', (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    )
+    released = re.findall(r"^## \[(\d[^]]*)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert (inrank_monitor.__version__, cited["date-released"]) == released[0]
+    assert cited["version"] == inrank_monitor.__version__
+
+
 def test_every_requirement_is_in_the_tested_set() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     tested = set(re.findall(r"^([A-Za-z0-9_.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE))

@@ -14,6 +14,7 @@ import streamlit as st
 from inrank_monitor.figures import CAPTIONS
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.runs import RunFolder, RunState, RunSummary, SharedRun, open_run
+from views import charts
 
 _OPEN_RUNS = 12
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$&^=])")
@@ -151,8 +152,7 @@ def explain(look: str, conclude: str) -> None:
 def show_figure(figure: go.Figure, key: str, alt: str) -> None:
     """A figure with its downloads: HTML by the button below, PNG by the camera that Plotly shows on it."""
     name = file_name(key)
-    config = {"displaylogo": False, "toImageButtonOptions": {"format": "png", "filename": name, "scale": 2}}
-    st.plotly_chart(figure, key=key, theme=None, config=config, alt=alt)
+    charts.draw(figure, key, alt, name)
     download("Figure as HTML", lambda: page_of(figure), f"{name}.html", "text/html", f"{key} html")
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from inrank_monitor.runs import RunSummary
+from views.navigation import open_view
 from views.page import Page, code, download, explain, plain, summarised
 
 _COLUMNS = {
@@ -66,17 +67,12 @@ def show(page: Page, choice: None) -> None:
         st.session_state["wanted_runs"] = selected
         st.rerun()
     with st.container(horizontal=True):
-        st.button("Open the overview", on_click=_go, args=("Overview",), disabled=not selected, type="primary")
-        st.button("Compare", on_click=_go, args=("Compare",), disabled=len(selected) < 2)
+        if st.button("Open the overview", disabled=not selected, type="primary"):
+            open_view("Overview")
+        if st.button("Compare", disabled=len(selected) < 2):
+            open_view("Compare")
         download("Table as CSV", lambda: table.to_csv(index=False), "runs.csv", "text/csv", "runs")
-    if st.session_state.pop("left_runs", False):
-        st.rerun()
     st.markdown(f"{len(names)} runs in {code(page.folder.path)}")
-
-
-def _go(view: str) -> None:
-    st.session_state["view"] = view
-    st.session_state["left_runs"] = True
 
 
 def _table(page: Page) -> tuple[pd.DataFrame, dict[str, str]]:

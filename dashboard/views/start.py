@@ -8,6 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from inrank_monitor.command_line import typed
 from inrank_monitor.launch import RUNS_VARIABLE
 from inrank_monitor.runs import RunFolder
 from views.page import code, plain
@@ -56,7 +57,7 @@ def explain(folder: RunFolder | None) -> None:
             st.error(plain(f"Refused: {problem}."), icon=":material/block:")
     st.subheader("Make a run", anchor=False)
     st.markdown("Train a small GPT-2 on real text with the tracker attached (about two minutes):")
-    st.code("inrank-monitor demo", language="bash")
+    st.code(typed("inrank-monitor", "demo"), language="bash")
     st.markdown("Or attach the tracker to your own training:")
     st.code(_EXAMPLE.strip(), language="python")
     st.subheader("Open runs", anchor=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from inrank.gpt2.preparation import Planned, has_cuda, prepare, say
 from inrank.gpt2.results import RESULTS_FILE, Result, compare, find_results
 from inrank.gpt2.results_table import table_text
 from inrank.gpt2.settings import OPTIONS_FILE, chosen_ranks, under_torchrun
+from inrank_monitor.command_line import typed
 
 # An interrupt while the libraries are being imported is one like any other.
 _PROCESS = """
@@ -59,8 +59,8 @@ def launch(given: Mapping[str, Any]) -> int:
             print(f"\nStopped. Go on with: {_resume_command(options)}", file=sys.stderr)
             return 130
     print(table_text(compare(find_results([options.output]))))
-    say(options, f"\nDashboard    inrank-monitor dashboard {shlex.quote(options.output)}")
-    say(options, f"Table again  inrank compare {shlex.quote(options.output)}")
+    say(options, f"\nDashboard    {typed('inrank-monitor', 'dashboard', options.output)}")
+    say(options, f"Table again  {typed('inrank', 'compare', options.output)}")
     return 0
 
 
@@ -157,4 +157,4 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def _resume_command(options: TrainOptions) -> str:
-    return f"inrank train --output {shlex.quote(options.output)} --resume"
+    return typed("inrank", "train", "--output", options.output, "--resume")

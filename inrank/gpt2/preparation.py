@@ -5,7 +5,6 @@ Nothing is deleted or begun before everything is checked, and nothing deleted bu
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -18,6 +17,7 @@ from inrank.gpt2.options import OptionError, TrainOptions
 from inrank.gpt2.results import RESULTS_FILE
 from inrank.gpt2.settings import OPTIONS_FILE, Settings, bpe_vocabulary, settings_for
 from inrank.gpt2.text import Corpus, make_corpus, read_texts
+from inrank_monitor.command_line import typed
 from inrank_monitor.runs import LOCK_FILE, RUN_FILE, SCHEMAS, TENSORBOARD_DIR, WEIGHTS_FILE, is_locked, write_json
 
 _OWN_FILES = (  # a directory that holds anything else is never deleted
@@ -145,7 +145,7 @@ def _describe(options: TrainOptions, settings: Settings, corpus: Corpus, name: s
             f"heads {size.heads}, vocabulary {settings.vocabulary}",
             f"Steps  {settings.steps} of {settings.effective_batch} × {settings.context} tokens, lr {settings.lr:g}, "
             f"{settings.precision}; T = {settings.phase_steps}, b = {settings.buffer_rank}, α = {settings.threshold:g}",
-            f"Runs   {options.output}; watch them live with: inrank-monitor dashboard {shlex.quote(options.output)}",
+            f"Runs   {options.output}; watch them live with: {typed('inrank-monitor', 'dashboard', options.output)}",
             "",
         ]
     )

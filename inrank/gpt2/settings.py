@@ -17,7 +17,7 @@ from inrank.gpt2.models import PAPER_CONTEXT, PAPER_VOCABULARY, Size, parse_size
 from inrank.gpt2.options import OptionError, TrainOptions, flag_of
 from inrank.gpt2.text import Corpus
 from inrank.layers import Gain
-from inrank_monitor.ranks import Definition, null_rank
+from inrank_monitor.ranks import Definition, RankRule, null_rank
 from inrank_monitor.runs import write_json
 
 OPTIONS_FILE = "options.json"
@@ -91,6 +91,11 @@ class Settings:
         return "reference" if self.method == "reference" else self.definition
 
     @property
+    def rank_rule(self) -> RankRule:
+        """By which this method draws a rank from a spectrum."""
+        return RankRule(self.threshold, self.buffer_rank, self.rule_definition)
+
+    @property
     def steps_between_checks(self) -> int:
         """`every`; the published code counts calls of forward, of which a step makes as many as it accumulates."""
         return max(1, round(self.every / self.accumulate)) if self.method == "reference" else self.every
@@ -104,8 +109,11 @@ class Settings:
 
     def null_ranks(self) -> dict[str, int]:
         """The rank of every MLP matrix to which the same rule grows factors that nobody trains."""
-        rule = (self.threshold, self.buffer_rank, self.rule_definition)
-        return {name: null_rank(*shape, *rule, "factors") for name, shape in self.shape.mlp_shapes.items()}
+        rule = self.rank_rule
+        return {
+            name: null_rank(*shape, rule.threshold, rule.buffer_rank, rule.definition, "factors")
+            for name, shape in self.shape.mlp_shapes.items()
+        }
 
     def write(self, directory: Path) -> None:
         """Into the training's directory."""

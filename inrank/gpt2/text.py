@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from inrank_monitor.command_line import typed
 from inrank_monitor.demo.text import VALIDATION_SHARE, DemoError, read_text, train_tokenizer
 from inrank_monitor.runs import write_json
 
@@ -148,7 +149,8 @@ def _wikitext() -> tuple[str, str]:
         load_dataset = import_module("datasets").load_dataset
     except ModuleNotFoundError:
         raise DemoError(
-            f"--text {WIKITEXT} needs the datasets library (pip install datasets); or give the text as files"
+            f"--text {WIKITEXT} needs the datasets library ({typed('pip', 'install', 'datasets')}); "
+            "or give the text as files"
         ) from None
     try:
         splits = load_dataset("Salesforce/wikitext", "wikitext-103-raw-v1")

@@ -39,7 +39,7 @@ from inrank.gpt2.trainer_setup import (
     training_arguments,
 )
 from inrank.gpt2.training_callbacks import Clock, Factorized, ProgressLine, StopAt
-from inrank.growth import Factorization, factorize
+from inrank.growth import factorize
 from inrank.growth.trainer_callback import InRankCallback
 from inrank.layers import load_weights
 from inrank_monitor import TrackerCallback
@@ -107,7 +107,7 @@ def _fit(training: Training, folder: Path, stop: int, label: str) -> tuple[nn.Mo
     first = settings.phase_steps if folder == training.factorized else 0
     tracker = _watch(training)
     growing = _growing(training, tracker) if folder == training.growing else None
-    line = ProgressLine(label, first, stop, growing, tracker, training.quiet)
+    line = ProgressLine(label, first, stop, growing, training.quiet)
     event = Factorized(tracker, first, _factorization_message(training)) if first else None
     callbacks = [tracker, growing, event, StopAt(stop), line, Clock(before)]
     trainer = make_trainer(model, arguments, training.corpus, settings, callbacks)
@@ -175,21 +175,14 @@ def _factorize_checkpoint(training: Training) -> None:
     before = read_progress(source)
     seconds = before.seconds + time.perf_counter() - began - measuring
     progress = Progress(seconds, max(before.peak_memory, peak_memory(arguments.device)))
-    on_main_process(lambda: _keep_factorized(training, source, model, optimizer, report, progress))
+
+    def keep() -> None:
+        write_json(training.directory / FACTORIZATION_FILE, {"step": settings.phase_steps, **asdict(report)})
+        write_factorized(source, training.factorized, model, optimizer, progress)
+
+    on_main_process(keep)
     if not training.quiet and is_main_process():
         print(f"{training.label}, factorized after step {settings.phase_steps}:\n{report}", flush=True)
-
-
-def _keep_factorized(
-    training: Training,
-    source: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    report: Factorization,
-    progress: Progress,
-) -> None:
-    write_json(training.directory / FACTORIZATION_FILE, {"step": training.settings.phase_steps, **asdict(report)})
-    write_factorized(source, training.factorized, model, optimizer, progress)
 
 
 def read_factorization(directory: Path) -> dict[str, Any] | None:

@@ -76,21 +76,12 @@ class ProgressLine(TrainerCallback):
         first: step from which this phase starts.
         last: step at which it ends.
         growing: whose ranks to show, or None.
-        tracker: that watches.
         quiet: print nothing.
     """
 
-    def __init__(
-        self,
-        label: str,
-        first: int,
-        last: int,
-        growing: InRankCallback | None,
-        tracker: TrackerCallback,
-        quiet: bool,
-    ) -> None:
+    def __init__(self, label: str, first: int, last: int, growing: InRankCallback | None, quiet: bool) -> None:
         self._label, self._first, self._last = label, first, last
-        self._growing, self._tracker, self._quiet = growing, tracker, quiet
+        self._growing, self._quiet = growing, quiet
         self._loss = ""
         self._bar: Any = None
 

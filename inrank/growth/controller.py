@@ -25,12 +25,13 @@ from inrank.growth.dense_gradient import DenseGradient
 from inrank.growth.new_columns import draw_columns
 from inrank.growth.observing import observe
 from inrank.growth.optimizer_state import FreshColumns, check_holds, plain_optimizer
+from inrank.growth.options import GrowthOptions, rule_of
 from inrank.growth.processes import broadcast_integers, process_number
 from inrank.growth.rule import ExplainedRatio, Observation, Rule
 from inrank.layers import InRankLinear, check_whole, growing_layers_of, note_ranks
 from inrank_monitor.ranks import Definition
 from inrank_monitor.spectra import SpectrumPool
-from inrank_monitor.tracking import Every, Where, was_skipped
+from inrank_monitor.tracking import was_skipped
 
 if TYPE_CHECKING:
     from inrank_monitor.tracking import SpectrumTracker
@@ -91,24 +92,38 @@ class RankController:
         tracker: SpectrumTracker | None = None,
         seed: int = 0,
     ) -> None:
-        self.rule: Rule = ExplainedRatio(threshold, definition) if rule is None else rule
-        if not callable(self.rule):
-            raise ValueError(f"rule must be a function of an Observation, got {rule!r}")
-        self._schedule = Where(every) if callable(every) else Every(every)
-        if not isinstance(gradient_steps, int) or gradient_steps < 1:
-            raise ValueError(f"gradient_steps must be an integer of at least 1, got {gradient_steps!r}")
+        options = GrowthOptions(
+            rule=rule_of(rule, threshold, definition),
+            every=every,
+            until=until,
+            gradient_steps=gradient_steps,
+            seed=seed,
+        )
+        self._begin(model, optimizer, options, tracker)
+
+    @classmethod
+    def with_options(
+        cls, model: nn.Module, optimizer: Optimizer, options: GrowthOptions, tracker: SpectrumTracker | None = None
+    ) -> Self:
+        """The same from options that are checked already."""
+        controller = cls.__new__(cls)
+        controller._begin(model, optimizer, options, tracker)
+        return controller
+
+    def _begin(
+        self, model: nn.Module, optimizer: Optimizer, options: GrowthOptions, tracker: SpectrumTracker | None
+    ) -> None:
+        self._options, self.rule = options, options.rule
         self._all_layers: dict[str, InRankLinear] = growing_layers_of(model)
         if not self._all_layers:
             raise ValueError("the model has no InRankLinear layer: call inrank.convert first")
         check_whole(self._all_layers, "grow it")
-        self._needs_gradient = bool(getattr(self.rule, "needs_gradient", False))
         without = [name for name, layer in self._all_layers.items() if layer.initial_weight is None]
-        if self._needs_gradient and without:
+        if options.needs_gradient and without:
             raise ValueError(f"the rule needs the gradient of W0: {without[0]!r} has none (initialization='kaiming')")
         self._optimizer = plain_optimizer(optimizer)
         check_holds(self._optimizer, self._all_layers)
-        self._model, self._until, self._gradient_steps = model, until, gradient_steps
-        self._tracker, self._seed = tracker, seed
+        self._model, self._tracker = model, tracker
         self._fresh = FreshColumns(self._optimizer, self._all_layers)
         self._gradient = DenseGradient(self._all_layers)
         self._pool = SpectrumPool()
@@ -149,19 +164,16 @@ class RankController:
 
     def _count(self) -> None:
         self.step_count += 1
-        if self._due(self.step_count):
+        if self._options.due(self.step_count):
             self.check()
         self._watch_gradient()
 
-    def _due(self, step: int) -> bool:
-        return (self._until is None or step <= self._until) and self._schedule.due(step, 0.0, 0.0)
-
     def _watch_gradient(self) -> None:
         """Open or close the gradient's average for the checks of the next steps."""
-        if not self._needs_gradient:
+        if not self._options.needs_gradient:
             return
-        ahead = range(self.step_count + 1, self.step_count + 1 + self._gradient_steps)
-        if not self._layers or not any(self._due(step) for step in ahead):  # none after a factorization
+        ahead = range(self.step_count + 1, self.step_count + 1 + self._options.gradient_steps)
+        if not self._layers or not any(self._options.due(step) for step in ahead):  # none after a factorization
             self._gradient.close()
         elif not self._gradient.is_open:
             self._gradient.open()
@@ -169,7 +181,7 @@ class RankController:
     @torch.no_grad()
     def check(self) -> list[Growth]:
         """Ask the rule for every layer's rank now, and grow where it asks for more."""
-        gradients = self._gradient.pop() if self._needs_gradient else {}
+        gradients = self._gradient.pop() if self._options.needs_gradient else {}
         layers = self._layers
         names = list(layers)
         wanted, ratios = [layers[name].rank for name in names], [float("nan")] * len(names)
@@ -189,7 +201,7 @@ class RankController:
         return grown
 
     def _observe(self, name: str, gradient: Tensor | None) -> Observation | None:
-        if self._needs_gradient and gradient is None:  # no backward pass gave one
+        if self._options.needs_gradient and gradient is None:  # no backward pass gave one
             return None
         seen = observe(name, self._all_layers[name], self.step_count, gradient)
         if seen is None:
@@ -209,7 +221,7 @@ class RankController:
     def _grow(self, name: str, rank: int, ratio: float) -> Growth:
         layer = self._all_layers[name]
         old, first = layer.rank, layer.used
-        new_columns, new_rows = draw_columns(layer, rank, f"{self._seed} {name} {first}")
+        new_columns, new_rows = draw_columns(layer, rank, f"{self._options.seed} {name} {first}")
         layer.grow(rank, new_columns, new_rows)
         if layer.used > first:
             self._fresh.born(name, first)
@@ -242,7 +254,7 @@ class RankController:
             "history": [asdict(growth) for growth in self.history],
             "fresh": self._fresh.state_dict(),
         }
-        if self._needs_gradient:
+        if self._options.needs_gradient:
             state["gradient"] = self._gradient.state_dict()
         return state
 
@@ -263,5 +275,5 @@ class RankController:
         self.history = [Growth(**entry) for entry in state["history"]]
         self._fresh.load_state_dict(state["fresh"])
         self._watch_gradient()
-        if self._needs_gradient:
+        if self._options.needs_gradient:
             self._gradient.load_state_dict(state["gradient"])

@@ -12,6 +12,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ class FreshColumns:
                 first = self._first_young(name, float(group["betas"][1]))
                 state = optimizer.state.get(parameter, {})
                 if first is not None and "exp_avg_sq" in state and isinstance(state.get("step"), Tensor):
-                    _bound(optimizer, parameter, group, axis, first, layer.used - first)
+                    _bound(optimizer, group, _Columns(parameter, axis, first, layer.used - first))
             if not self._births[name]:
                 del self._births[name]
 
@@ -111,14 +112,26 @@ class FreshColumns:
         return min((first for first, _ in self._births[name]), default=None)
 
 
-def _bound(
-    optimizer: Optimizer, parameter: nn.Parameter, group: dict[str, Any], axis: int, first: int, count: int
-) -> None:
-    """Raise v to where this step's |m̂| / √v̂ is at most LIMIT, on `count` columns from `first` on."""
-    assert parameter.grad is not None
-    state = optimizer.state[parameter]
-    tensors = (parameter.grad, state["exp_avg"], state["exp_avg_sq"])
-    gradient, m, v = (tensor.narrow(axis, first, count) for tensor in tensors)
+@dataclass(frozen=True, eq=False)
+class _Columns:
+    """Some columns of U, or rows of V: `count` from `first` on along the factor's axis."""
+
+    factor: nn.Parameter
+    axis: int
+    first: int
+    count: int
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The same part of a tensor that has an entry for each of the factor's."""
+        return tensor.narrow(self.axis, self.first, self.count)
+
+
+def _bound(optimizer: Optimizer, group: dict[str, Any], young: _Columns) -> None:
+    """Raise v to where this step's |m̂| / √v̂ is at most LIMIT, on the young columns of one of the group's factors."""
+    assert young.factor.grad is not None
+    state = optimizer.state[young.factor]
+    tensors = (young.factor.grad, state["exp_avg"], state["exp_avg_sq"])
+    gradient, m, v = (young.of(tensor) for tensor in tensors)
     gradient = gradient.to(m.dtype)
     scale: Tensor | None = getattr(
         optimizer, "grad_scale", None
@@ -129,7 +142,7 @@ def _bound(
         gradient = -gradient
     decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
     if group["weight_decay"] and not decoupled:  # AdamW's goes past the moments
-        gradient = gradient + group["weight_decay"] * parameter.detach().narrow(axis, first, count)
+        gradient = gradient + group["weight_decay"] * young.of(young.factor.detach())
     beta1, beta2 = (float(beta) for beta in group["betas"])
     step = state["step"] + 1  # a tensor, on the device where it is fused
     if step.device.type == "cpu":

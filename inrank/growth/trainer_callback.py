@@ -19,6 +19,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from inrank.growth.controller import RankController
+from inrank.growth.options import GrowthOptions, rule_of
 from inrank.growth.rule import Rule
 from inrank_monitor.ranks import Definition
 from inrank_monitor.runs import write_json
@@ -48,7 +49,7 @@ class InRankCallback(TrainerCallback):
         controller: None before training begins.
 
     Raises:
-        ValueError: at the beginning of training, as `RankController`.
+        ValueError: an option out of range; at the beginning of training, what else `RankController` refuses.
         FileNotFoundError: at the beginning of a resumed training: its checkpoint holds no controller state.
     """
 
@@ -65,15 +66,13 @@ class InRankCallback(TrainerCallback):
         seed: int = 0,
         resume_from: str | Path | None = None,
     ) -> None:
-        self._options: dict[str, Any] = {
-            "threshold": threshold,
-            "every": every,
-            "definition": definition,
-            "rule": rule,
-            "until": until,
-            "gradient_steps": gradient_steps,
-            "seed": seed,
-        }
+        self._options = GrowthOptions(
+            rule=rule_of(rule, threshold, definition),
+            every=every,
+            until=until,
+            gradient_steps=gradient_steps,
+            seed=seed,
+        )
         self._events, self._resume_from = _Events(tracker), resume_from
         self.controller: RankController | None = None
 
@@ -88,7 +87,8 @@ class InRankCallback(TrainerCallback):
     ) -> None:
         """Make the controller, and let it take up the checkpoint's state if training resumes."""
         self.detach()
-        controller = RankController(model, optimizer, tracker=cast("SpectrumTracker", self._events), **self._options)
+        events = cast("SpectrumTracker", self._events)
+        controller = RankController.with_options(model, optimizer, self._options, events)
         try:
             if state.global_step > 0:
                 folder = Path(self._resume_from or _checkpoint_folder(args, state))

@@ -80,8 +80,7 @@ def convert(
     References:
         Zhao et al. 2023, arXiv:2306.11250, eq. 6, Algorithm 2 lines 1 and 3; b = 100 and r0 = 2: section 6.
     """
-    _check_options(buffer_rank, initialization, kinds, seed)
-    check_gain(gain)
+    options = _Options(buffer_rank, initialization, gain, kinds, seed)
     chosen = choose_layers(unwrap(model), targets, kinds)
     for name, module in chosen.items():
         check_layer(model, name, module)
@@ -89,8 +88,7 @@ def convert(
     if isinstance(initial_rank, Mapping) and (unknown := set(initial_rank) - set(chosen)):
         raise ValueError(f"initial_rank names {sorted(unknown)[0]!r}, which targets do not match")
     for place, (plan, module) in enumerate(zip(plans, chosen.values(), strict=True)):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + place)
-        replace_module(model, plan.name, _converted(module, plan, buffer_rank, initialization, gain, generator))
+        replace_module(model, plan.name, _converted(module, plan, options, options.generator(place)))
     note_ranks(model)
     return plans
 
@@ -120,15 +118,30 @@ def matrix_of(module: nn.Module) -> Tensor:
     return weight.mT if type(module).__name__ == "Conv1D" else weight.flatten(1)
 
 
-def _check_options(buffer_rank: int, initialization: str, kinds: Sequence[str], seed: int) -> None:
-    if isinstance(buffer_rank, bool) or not isinstance(buffer_rank, int) or buffer_rank < 1:
-        raise ValueError(f"buffer_rank must be an integer of at least 1, got {buffer_rank!r}")
-    if initialization not in ("zero", "kaiming"):
-        raise ValueError(f"initialization must be 'zero' or 'kaiming', got {initialization!r}")
-    if isinstance(kinds, str) or not kinds or any(kind not in KINDS for kind in kinds):
-        raise ValueError(f"kinds must be some of {KINDS}, got {kinds!r}")
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
+@dataclass(frozen=True)
+class _Options:
+    """What `convert` does alike to every layer; see there."""
+
+    buffer_rank: int
+    initialization: Initialization
+    gain: Gain
+    kinds: Sequence[str]
+    seed: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.buffer_rank, bool) or not isinstance(self.buffer_rank, int) or self.buffer_rank < 1:
+            raise ValueError(f"buffer_rank must be an integer of at least 1, got {self.buffer_rank!r}")
+        if self.initialization not in ("zero", "kaiming"):
+            raise ValueError(f"initialization must be 'zero' or 'kaiming', got {self.initialization!r}")
+        if isinstance(self.kinds, str) or not self.kinds or any(kind not in KINDS for kind in self.kinds):
+            raise ValueError(f"kinds must be some of {KINDS}, got {self.kinds!r}")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed must be an integer of at least 0, got {self.seed!r}")
+        check_gain(self.gain)
+
+    def generator(self, place: int) -> torch.Generator:
+        """Of the random rows of one layer, by its place among the converted."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + place)
 
 
 def _plan(name: str, module: nn.Module, initial_rank: int | Mapping[str, int], max_rank: int | None) -> Converted:
@@ -143,19 +156,12 @@ def _plan(name: str, module: nn.Module, initial_rank: int | Mapping[str, int], m
 
 
 @torch.no_grad()
-def _converted(
-    module: nn.Module,
-    plan: Converted,
-    buffer_rank: int,
-    initialization: Initialization,
-    gain: Gain,
-    generator: torch.Generator,
-) -> InRankLinear:
-    weight = matrix_of(module).detach()
+def _converted(module: nn.Module, plan: Converted, options: _Options, generator: torch.Generator) -> InRankLinear:
+    weight, gain = matrix_of(module).detach(), options.gain
     rows, cols = plan.shape
+    buffer_rank, kaiming = options.buffer_rank, options.initialization == "kaiming"
     capacity = min(plan.max_rank + buffer_rank, rows, cols)
     used = min(plan.rank + buffer_rank, capacity)
-    kaiming = initialization == "kaiming"
     # The expected ‖A‖² and ‖B‖² of the entries drawn below
     left_square, right_square = (rows * used / (plan.rank + buffer_rank) if kaiming else 0.0), float(used)
     chosen = matching_gain(rows, cols, left_square, right_square) if gain == "match" else float(gain)

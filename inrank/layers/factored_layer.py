@@ -6,11 +6,25 @@ transformers' Conv1D, which stores (in, out), is turned when it is converted and
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The layer that a factored one stands for.
+
+    Attributes:
+        name: of its class: `Linear`, `Conv1D` or `Conv2d`.
+        convolution: stride, padding, dilation and kernel_size of a Conv2d; empty for the others.
+    """
+
+    name: str
+    convolution: dict[str, Any]
 
 
 class FactoredLayer(nn.Module):
@@ -29,13 +43,11 @@ class FactoredLayer(nn.Module):
     V: nn.Parameter
     bias: nn.Parameter | None
 
-    def __init__(
-        self, U: Tensor, V: Tensor, bias: nn.Parameter | None, gain: float, origin: str, convolution: dict[str, Any]
-    ) -> None:
+    def __init__(self, U: Tensor, V: Tensor, bias: nn.Parameter | None, gain: float, origin: Origin) -> None:
         super().__init__()
         self.U, self.V, self.gain = nn.Parameter(U), nn.Parameter(V), gain
         self.register_parameter("bias", bias)
-        self.origin, self.convolution = origin, convolution
+        self.origin, self.convolution = origin.name, origin.convolution
 
     @property
     def rows(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from inrank.layers.factored_layer import FactoredLayer
+from inrank.layers.factored_layer import FactoredLayer, Origin
 
 
 class _Columns:
@@ -65,7 +65,7 @@ class InRankLinear(FactoredLayer):
         origin: str = "Linear",
         convolution: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(U, V, bias, gain, origin, convolution or {})
+        super().__init__(U, V, bias, gain, Origin(origin, convolution or {}))
         frozen = None if initial_weight is None else nn.Parameter(initial_weight, requires_grad=False)
         self.register_parameter("initial_weight", frozen)
         self.buffer_rank, self.max_rank = buffer_rank, max_rank
@@ -168,7 +168,7 @@ class LowRankLinear(FactoredLayer):
         origin: str = "Linear",
         convolution: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(U, V, bias, gain, origin, convolution or {})
+        super().__init__(U, V, bias, gain, Origin(origin, convolution or {}))
 
     @property
     def rank(self) -> int:

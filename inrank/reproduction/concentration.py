@@ -40,12 +40,8 @@ def stable_rank(singular_values: Float[np.ndarray, " n"]) -> float:
 
 
 @lru_cache(maxsize=64)  # asked again for every group of matrices
-def concentration(run: Run, step: int | None = None) -> pd.DataFrame:
-    """Every matrix at one step.
-
-    Args:
-        run: finished.
-        step: a measured one. Default: the last.
+def concentration(run: Run) -> pd.DataFrame:
+    """Every matrix at the last step of a finished run.
 
     Returns:
         Index: matrix. Columns: `share`, `stable_rank`, and the same over noise's: `share_over_null`,
@@ -55,7 +51,7 @@ def concentration(run: Run, step: int | None = None) -> pd.DataFrame:
     found = {}
     for name, shape in run.matrices[["rows", "cols"]].iterrows():
         spectra = run.singular_values(str(name))
-        values = spectra.loc[spectra.index[-1] if step is None else step].to_numpy(dtype=np.float64)
+        values = spectra.loc[spectra.index[-1]].to_numpy(dtype=np.float64)
         null = null_singular_values(int(shape["rows"]), int(shape["cols"]))
         share, stable = share_above(values), stable_rank(values)
         found[str(name)] = {
@@ -68,12 +64,7 @@ def concentration(run: Run, step: int | None = None) -> pd.DataFrame:
 
 
 def sample(
-    name: str,
-    outcomes: Outcomes,
-    trainings: Sequence[str],
-    number: str,
-    matrices: str | Sequence[str] = "*",
-    step: int | None = None,
+    name: str, outcomes: Outcomes, trainings: Sequence[str], number: str, matrices: str | Sequence[str] = "*"
 ) -> Sample:
     """A number of `concentration`, averaged over the matrices of each training: one value a seed.
 
@@ -83,7 +74,6 @@ def sample(
         trainings: names, one a seed, in the order of the seeds.
         number: a column of `concentration`.
         matrices: globs over matrix names; brackets stand for themselves.
-        step: see `concentration`.
 
     Raises:
         ValueError: no matrix matches.
@@ -91,7 +81,7 @@ def sample(
     globs = [glob(pattern) for pattern in ([matrices] if isinstance(matrices, str) else matrices)]
     values = []
     for training in trainings:
-        table = concentration(outcomes[training].tables, step)
+        table = concentration(outcomes[training].tables)
         chosen = [any(one.fullmatch(str(matrix)) for one in globs) for matrix in table.index]
         if not any(chosen):
             raise ValueError(f"no matrix of {training} matches {matrices}: {list(table.index)}")

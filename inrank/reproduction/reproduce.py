@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 import sys
 import textwrap
 import time
@@ -29,9 +28,10 @@ from tqdm import tqdm
 from inrank.gpt2.results import RESULTS_FILE
 from inrank.reproduction.catalogue import NAMES, experiments
 from inrank.reproduction.document import document
-from inrank.reproduction.experiment import Experiment, ExperimentError, Figure, Findings, Outcomes, Request, Training
+from inrank.reproduction.experiment import Experiment, ExperimentError, Figure, Findings, Outcomes, Request
 from inrank.reproduction.pages import collecting_page, experiment_page, verdict_counts
 from inrank.reproduction.pool import Pool
+from inrank_monitor.command_line import typed
 from inrank_monitor.report import write_text
 from inrank_monitor.runs import write_json
 
@@ -66,8 +66,13 @@ def reproduce(
     def analyse_what_is_ready(outcomes: Outcomes, failed: Mapping[str, str]) -> None:
         ended = {*outcomes, *failed}
         ready = [one for one, trainings in waiting.items() if ended.issuperset(t.name for t in trainings)]
-        found = {one: _analyse(one, request, waiting.pop(one), outcomes, failed, quiet) for one in ready}
-        lost.extend(one.name for one, is_whole in found.items() if not is_whole)
+        for one in ready:
+            trainings = [training.name for training in waiting.pop(one)]
+            if broken := next((name for name in trainings if name in failed), None):
+                tqdm.write(f"inrank reproduce: {one.name}: {broken}: {failed[broken]}", file=sys.stderr)
+                lost.append(one.name)
+            else:
+                _analyse(one, request, {name: outcomes[name] for name in trainings}, quiet)
         if ready:
             write_pages(request.out, document_file)
 
@@ -79,7 +84,7 @@ def reproduce(
     if not quiet:
         print(f"\nAll on one page  {request.out / PAGE_FILE}")
         if every:
-            print(f"Dashboard        inrank-monitor dashboard {shlex.quote(str(request.runs))}")
+            print(f"Dashboard        {typed('inrank-monitor', 'dashboard', request.runs)}")
     return 1 if lost else 0
 
 
@@ -103,24 +108,12 @@ def _check_request(request: Request) -> None:
         raise ExperimentError(f"--out must be a directory that can be written, got {request.out}: {error}") from None
 
 
-def _analyse(
-    one: Experiment,
-    request: Request,
-    trainings: Sequence[Training],
-    outcomes: Outcomes,
-    failed: Mapping[str, str],
-    quiet: bool,
-) -> bool:
-    """Write an experiment's results and page; False if a training that it needs failed."""
-    for training in trainings:
-        if training.name in failed:
-            tqdm.write(f"inrank reproduce: {one.name}: {training.name}: {failed[training.name]}", file=sys.stderr)
-            return False
+def _analyse(one: Experiment, request: Request, outcomes: Outcomes, quiet: bool) -> None:
+    """Write an experiment's results and page; all the trainings that it needs have ended well."""
     began = time.perf_counter()
-    mine = {training.name: outcomes[training.name] for training in trainings}
     with threadpool_limits(limits=1):  # trainings go on beside it, and BLAS threads that wait for each other block all
-        findings = one.analyse(request, mine)
-    results = _results(one, request, mine, findings, time.perf_counter() - began)
+        findings = one.analyse(request, outcomes)
+    results = _results(one, request, outcomes, findings, time.perf_counter() - began)
     directory = request.out / one.name
     directory.mkdir(exist_ok=True)
     write_text(directory / PAGE_FILE, experiment_page(results, findings.figures))
@@ -131,7 +124,6 @@ def _analyse(
         lines = [findings.reading, verdict_counts([results]), str(directory / PAGE_FILE)]
         wrapped = [textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent="  ") for line in lines]
         tqdm.write("\n".join(["", f"{one.name}: {one.title}", *wrapped]))  # above the bar
-    return True
 
 
 def _results(

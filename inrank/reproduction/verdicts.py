@@ -77,15 +77,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def is_below(claim: str, sample: Sample, limit: float, what: str, *, paper: str = "–") -> Statement:
     """The claim that a number lies below a limit, which `what` names ("half of noise's")."""
-    return _judge(
-        claim, paper, sample.named, [value - limit for value in sample.values], [sample], f"{what}, {limit:.3g}"
-    )
+    evidence = _Evidence(sample.named, [value - limit for value in sample.values], [sample])
+    return _judge(claim, paper, evidence, f"{what}, {limit:.3g}")
 
 
 def is_less(claim: str, first: Sample, second: Sample, *, paper: str = "–") -> Statement:
     """The claim that the first is less than the second, compared seed by seed."""
     ours = f"{first.named}; {second.named}"
-    return _judge(claim, paper, ours, _differences(first, second), [first, second], "the other")
+    return _judge(claim, paper, _Evidence(ours, _differences(first, second), [first, second]), "the other")
 
 
 def is_not_above(claim: str, first: Sample, second: Sample, margin: float, *, paper: str = "–") -> Statement:
@@ -93,7 +92,7 @@ def is_not_above(claim: str, first: Sample, second: Sample, margin: float, *, pa
     shares = [a / b - 1 for a, b in zip(first.values, second.values, strict=True)]
     ours = f"{first.named}; {second.named} ({_percent(fmean(shares))})"
     beyond = [share - margin for share in shares]
-    return _judge(claim, paper, ours, beyond, [first, second], f"the other by at most {margin:.0%}")
+    return _judge(claim, paper, _Evidence(ours, beyond, [first, second]), f"the other by at most {margin:.0%}")
 
 
 def is_within(claim: str, ours: Sequence[float], paper: Sequence[float], tolerance: float, what: str) -> Statement:
@@ -126,11 +125,19 @@ def _differences(first: Sample, second: Sample) -> list[float]:
     return [a - b for a, b in zip(first.values, second.values, strict=True)]
 
 
-def _judge(
-    claim: str, paper: str, ours: str, differences: Sequence[float], samples: Sequence[Sample], limit: str
-) -> Statement:
-    """A statement that holds where the differences are below zero."""
-    values = {sample.name: list(sample.values) for sample in samples}
+@dataclass(frozen=True)
+class _Evidence:
+    """What we found: in words; differences, a seed each, below zero where the claim holds; of which samples."""
+
+    ours: str
+    differences: Sequence[float]
+    samples: Sequence[Sample]
+
+
+def _judge(claim: str, paper: str, evidence: _Evidence, limit: str) -> Statement:
+    """A statement that holds where the differences are below zero; `limit` names what they are from."""
+    ours, differences = evidence.ours, evidence.differences
+    values = {sample.name: list(sample.values) for sample in evidence.samples}
     if len(differences) < 2:
         return Statement(claim=claim, paper=paper, ours=ours, verdict="not tested", why=ONE_SEED, values=values)
     low, high = interval(differences)

@@ -29,6 +29,7 @@ _STAGES = (
 _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 _SAFETY, _SHRINK_MOST, _GROW_MOST = 0.9, 0.2, 5.0
 _ORDER = 5
+MOST_STEPS = 100_000
 
 
 @torch.no_grad()
@@ -84,7 +85,6 @@ def integrate(
     times: Sequence[float],
     tolerance: float = 1e-11,
     first_step: float = 1e-3,
-    most_steps: int = 100_000,
 ) -> Iterator[Tensor]:
     """The states at these times, in turn; steps end exactly there.
 
@@ -94,17 +94,16 @@ def integrate(
         times: ascending, from 0 on.
         tolerance: for the estimated error of one step, relative to the largest magnitude in its state.
         first_step: tried first.
-        most_steps: gives up after so many, refused ones included.
 
     Raises:
-        ArithmeticError: it gave up, or a state is not finite.
+        ArithmeticError: it gave up after `MOST_STEPS`, refused ones included, or a state is not finite.
     """
-    state, rate, now, step = start, slope(start), 0.0, first_step
+    state, rate, now, step, left = start, slope(start), 0.0, first_step, MOST_STEPS
     for time in times:
         while now < time:
-            if most_steps == 0 or not now + step > now or not bool(torch.isfinite(state).all()):
+            if left == 0 or not now + step > now or not bool(torch.isfinite(state).all()):
                 raise ArithmeticError(f"integration stopped at t = {now:g} with a step of {step:g}")
-            most_steps -= 1
+            left -= 1
             taken = min(step, time - now)
             tried, tried_rate, error = _step(slope, state, rate, taken)
             ratio = float((error.abs().amax(-1) / (tolerance * tried.abs().amax(-1)).clamp_min(1e-300)).max())

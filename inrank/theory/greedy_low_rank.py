@@ -134,9 +134,9 @@ def greedy_low_rank(
     Raises:
         ValueError: an argument is out of range, the network is not zero, or its shape is not the cost's.
     """
-    _check(network, cost, epsilon, tolerance, max_width, max_steps, check_every)
-    widest = network.capacity if max_width is None else max_width
-    search = _Search(network, cost, epsilon, tolerance, widest)
+    options = _Options(epsilon, tolerance, max_width, max_steps, check_every)
+    _check(network, cost, options)
+    search = _Search(network, cost, options)
     reason: Reason = "steps"
     for step in range(max_steps + 1):
         last = step == max_steps
@@ -158,14 +158,24 @@ def greedy_low_rank(
     )
 
 
+@dataclass(frozen=True)
+class _Options:
+    """How the algorithm begins a unit, and when it ends; see `greedy_low_rank`."""
+
+    epsilon: float | None
+    tolerance: float
+    max_width: int | None
+    max_steps: int
+    check_every: int
+
+
 class _Search:
     """The state of Algorithm 1 between steps."""
 
-    def __init__(
-        self, network: DeepLinearNetwork, cost: Cost, epsilon: float | None, tolerance: float, widest: int
-    ) -> None:
-        self.network, self.cost, self.epsilon = network, cost, epsilon
-        self.tolerance, self.widest = tolerance, widest
+    def __init__(self, network: DeepLinearNetwork, cost: Cost, options: _Options) -> None:
+        self.network, self.cost, self.epsilon = network, cost, options.epsilon
+        self.tolerance = options.tolerance
+        self.widest = network.capacity if options.max_width is None else options.max_width
         self.growths: list[Growth] = []
         self.history: list[tuple[int, int, float]] = []
 
@@ -200,25 +210,18 @@ class _Search:
             weight.sub_(rate * slope)
 
 
-def _check(
-    network: DeepLinearNetwork,
-    cost: Cost,
-    epsilon: float | None,
-    tolerance: float,
-    max_width: int | None,
-    max_steps: int,
-    check_every: int,
-) -> None:
+def _check(network: DeepLinearNetwork, cost: Cost, options: _Options) -> None:
     if (network.rows, network.cols) != (cost.rows, cost.cols):
         raise ValueError(
             f"network must have the cost's shape {cost.rows}×{cost.cols}, got {network.rows}×{network.cols}"
         )
     if network.width or any(bool(weight.any()) for weight in network.weights):
         raise ValueError("network must be zero, as it is when made: greedy learning starts from nothing")
-    if epsilon is not None and not 0 < epsilon < math.inf:
-        raise ValueError(f"epsilon must be above 0, got {epsilon}")
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must be in (0, 1), got {tolerance}")
+    if options.epsilon is not None and not 0 < options.epsilon < math.inf:
+        raise ValueError(f"epsilon must be above 0, got {options.epsilon}")
+    if not 0 < options.tolerance < 1:
+        raise ValueError(f"tolerance must be in (0, 1), got {options.tolerance}")
+    max_width, max_steps, check_every = options.max_width, options.max_steps, options.check_every
     if max_width is not None and not 1 <= max_width <= network.capacity:
         raise ValueError(f"max_width must be in 1..{network.capacity}, the network's capacity, got {max_width}")
     if max_steps < 1 or check_every < 1:

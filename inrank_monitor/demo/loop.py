@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
 import sys
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from inrank_monitor.command_line import typed
 from inrank_monitor.demo.options import (
     REPORT_FILE,
     DemoOptions,
@@ -189,7 +189,7 @@ def _train_watched(training: Training, tokens: Tokens, options: DemoOptions) -> 
 def _require_extra() -> None:
     missing = [name for name in ("transformers", "tokenizers") if find_spec(name) is None]
     if missing:
-        raise DemoError(f"the demo needs {' and '.join(missing)}: pip install 'inrank-monitor[gpt2]'")
+        raise DemoError(f"the demo needs {' and '.join(missing)}: {typed('pip', 'install', 'inrank-monitor[gpt2]')}")
 
 
 def _say(options: DemoOptions, text: str) -> None:
@@ -234,12 +234,12 @@ def _ending(options: DemoOptions, tokens: Tokens, result: DemoResult) -> str:
         f"Dashboard      {_dashboard(options)}",
     ]
     if options.tensorboard:
-        lines.append(f"TensorBoard    tensorboard --logdir {shlex.quote(str(options.directory / TENSORBOARD_DIR))}")
+        lines.append(f"TensorBoard    {typed('tensorboard', '--logdir', options.directory / TENSORBOARD_DIR)}")
     return "\n".join(lines)
 
 
 def _dashboard(options: DemoOptions) -> str:
-    return f"inrank-monitor dashboard {shlex.quote(str(options.directory.parent))}"
+    return typed("inrank-monitor", "dashboard", options.directory.parent)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -255,7 +255,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"inrank-monitor demo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        resume = f"Go on with: inrank-monitor demo --out {shlex.quote(out)} --resume"
+        resume = f"Go on with: {typed('inrank-monitor', 'demo', '--out', out, '--resume')}"
         print("\nStopped.", resume if Kept.path(Path(out)).exists() else "", file=sys.stderr)
         return 130
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,7 +13,7 @@ import plotly.graph_objects as go
 from inrank_monitor.figures.lines import MARKERS_UP_TO
 from inrank_monitor.figures.names import plotly_text, shorten
 from inrank_monitor.figures.style import NEUTRAL, category, empty_figure, new_figure, side_legend, step_axis
-from inrank_monitor.figures.tables import RANK_COLUMNS, check_column, column_title, numbers, thin
+from inrank_monitor.figures.tables import RANK_COLUMNS, check_column, column_title, is_held, numbers, thin
 
 Align = Literal["step", "share"]
 MOST_POINTS = 20_000
@@ -63,26 +64,15 @@ def run_comparison(
         values = numbers(rows[column]) if len(rows) else np.array([])
         if not np.isfinite(values).any():
             continue
-        steps = rows["step"].to_numpy(dtype=np.float64)
-        x = steps / max(float(measurements["step"].max()), 1.0) if align == "share" else steps
-        _add_run(figure, x, values, name, position, column, limit)
+        line = _Line(name, _aligned(rows["step"], measurements["step"].max(), align), values)
+        _add_run(figure, line.thinned(limit), column, position)
         null = numbers(rows["null_rank"])
         if column in RANK_COLUMNS and np.isfinite(null).any():
             nulls.setdefault(round(float(null[np.isfinite(null)][-1])), []).append(position)
     if not figure.data:
         return empty_figure("no finite measurement yet" if matrix is None else "no run has measured this matrix yet")
     for null_rank, positions in sorted(nulls.items()):
-        colour = category(positions[0]) if len(positions) == 1 < len(runs) else NEUTRAL
-        figure.add_hline(y=null_rank, line={"color": colour, "width": 1.2, "dash": "dash"})
-        figure.add_annotation(
-            x=1,
-            xref="paper",
-            xanchor="right",
-            yanchor="bottom",
-            y=null_rank,
-            text=f"null rank {null_rank}",
-            showarrow=False,
-        )
+        _add_null_line(figure, null_rank, category(positions[0]) if len(positions) == 1 < len(runs) else NEUTRAL)
     if align == "step":
         step_axis(figure, np.concatenate([np.asarray(trace.x) for trace in figure.data]), log_steps)
     if column != "explained_ratio":
@@ -102,24 +92,54 @@ def _rows(measurements: pd.DataFrame, column: str, matrix: str | None) -> pd.Dat
     return measurements[measurements["matrix"] == matrix].sort_values("step")
 
 
-def _add_run(
-    figure: go.Figure, x: np.ndarray, values: np.ndarray, name: str, position: int, column: str, limit: int
-) -> None:
-    kept = thin(values, limit)
-    staircase = column in (*RANK_COLUMNS, "capacity")
+@dataclass(frozen=True)
+class _Line:
+    """A quantity of one run over its steps, or over the share of its training."""
+
+    name: str
+    x: np.ndarray
+    values: np.ndarray
+
+    def thinned(self, limit: int) -> _Line:
+        """At most about so many points; the first, the last and all extremes stay."""
+        kept = thin(self.values, limit)
+        return _Line(self.name, self.x[kept], self.values[kept])
+
+
+def _aligned(steps: pd.Series, last: float, align: Align) -> np.ndarray:
+    """Where the steps of a run lie on the axis, of which `last` is the last."""
+    x = steps.to_numpy(dtype=np.float64)
+    return x / max(float(last), 1.0) if align == "share" else x
+
+
+def _add_null_line(figure: go.Figure, null_rank: int, colour: str) -> None:
+    figure.add_hline(y=null_rank, line={"color": colour, "width": 1.2, "dash": "dash"})
+    figure.add_annotation(
+        x=1,
+        xref="paper",
+        xanchor="right",
+        yanchor="bottom",
+        y=null_rank,
+        text=f"null rank {null_rank}",
+        showarrow=False,
+    )
+
+
+def _add_run(figure: go.Figure, line: _Line, column: str, position: int) -> None:
+    """The run's line in the look of its position among the runs."""
     figure.add_scatter(
-        x=x[kept],
-        y=values[kept],
-        mode="lines+markers" if len(kept) <= MARKERS_UP_TO else "lines",
+        x=line.x,
+        y=line.values,
+        mode="lines+markers" if len(line.x) <= MARKERS_UP_TO else "lines",
         line={
             "color": category(position),
             "dash": DASHES[position // 6 % len(DASHES)],
             "width": 1.8,
-            "shape": "hv" if staircase else "linear",
+            "shape": "hv" if is_held(column) else "linear",
         },
         marker={"size": 5},
-        name=plotly_text(shorten(name, 40)),
-        meta=[plotly_text(name)],
+        name=plotly_text(shorten(line.name, 40)),
+        meta=[plotly_text(line.name)],
         hovertemplate=f"<b>%{{meta[0]}}</b><br>at %{{x:.4~g}}<br>{column_title(column)} %{{y:.4~g}}<extra></extra>",
     )
 
@@ -136,9 +156,8 @@ def loss_comparison(runs: Mapping[str, pd.DataFrame], name: str = "loss", *, ali
     for position, (run, scalars) in enumerate(runs.items()):
         rows = scalars[scalars["name"] == name].sort_values("step", kind="stable")
         if len(rows):
-            steps = rows["step"].to_numpy(dtype=np.float64)
-            x = steps / max(float(steps.max()), 1.0) if align == "share" else steps
-            _add_run(figure, x, numbers(rows["value"]), run, position, name, max(MOST_POINTS // len(runs), 50))
+            line = _Line(run, _aligned(rows["step"], rows["step"].max(), align), numbers(rows["value"]))
+            _add_run(figure, line.thinned(max(MOST_POINTS // len(runs), 50)), name, position)
     if not figure.data:
         return empty_figure(f"no run has logged {plotly_text(name)}")
     figure.update_layout(showlegend=True, yaxis_title_text=plotly_text(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -87,7 +88,8 @@ def spectrum_density(
         else:
             held = int(intrinsic_rank(values, threshold, buffer_rank, definition, size))
         rows.append(_row(step, values, held))
-    figure = _draw(rows, name, kind, log, buffer_rank, null)
+    last = max((row.rank + buffer_rank for row in rows if isinstance(row, Strength)), default=1)
+    figure = _draw(rows, plotly_text(name), _View(kind, log, last), null)
     if measured is not None and any(isinstance(row, Strength) and len(row.shares) > measured for row in rows):
         _say_estimated(figure, measured)
     return figure
@@ -102,44 +104,61 @@ def _row(step: int, values: np.ndarray | None, rank: int) -> Strength | str:
     return Strength(step, values / values.sum(), min(max(rank, 0), len(values)))
 
 
-def _draw(
-    rows: list[Strength | str], name: str, kind: Kind, log: bool, buffer_rank: int, null: np.ndarray | None
-) -> go.Figure:
-    real = [row for row in rows if isinstance(row, Strength)]
-    noise = None if null is None else Strength(-1, np.asarray(null, dtype=np.float64) / np.sum(null), 0)
+@dataclass(frozen=True)
+class _View:
+    """What of a row is drawn: by which curve, on which axis, over how many indices of a profile."""
+
+    kind: Kind
+    log: bool
+    last: int
+
+    def curve(self, row: Strength) -> Curve:
+        """Of a row's values."""
+        return (
+            profile(row, self.last) if self.kind == "profile" else kernel_curve(row, self.kind == "density", self.log)
+        )
+
+
+@dataclass(frozen=True)
+class _Ridge:
+    """A row's curve at its place, scaled so that it and noise's stay below the row above."""
+
+    row: Strength
+    curve: Curve
+    noise: Curve | None
+    baseline: float
+
+    @property
+    def scale(self) -> float:
+        """Of the heights."""
+        top = max(float(curve.height.max(initial=0.0)) for curve in (self.curve, self.noise) if curve is not None)
+        return 0.88 / top if top > 0 else 0.0
+
+
+def _draw(rows: list[Strength | str], title: str, view: _View, null: np.ndarray | None) -> go.Figure:
     height = 150 + (130 if len(rows) <= 3 else 46) * len(rows)
     titles = {"density": "σ / Σσ", "count": "σ / Σσ", "profile": "index i of σ<sub>i</sub>"}
-    figure = new_figure(plotly_text(name), titles[kind], "", height=min(max(height, 300), 1000))
-    last = max([row.rank + buffer_rank for row in real], default=1)
-
-    def curve_of(row: Strength) -> Curve:
-        return profile(row, last) if kind == "profile" else kernel_curve(row, kind == "density", log)
-
-    other = None if noise is None else curve_of(noise)
-    for i, row in enumerate(rows):
-        if isinstance(row, Strength):
-            _add_row(figure, row, curve_of(row), other, baseline=-float(i), first=row is real[0], kind=kind)
-    _finish(figure, rows, kind, log)
+    figure = new_figure(title, titles[view.kind], "", height=min(max(height, 300), 1000))
+    noise = None if null is None else view.curve(Strength(-1, np.asarray(null, dtype=np.float64) / np.sum(null), 0))
+    ridges = [_Ridge(row, view.curve(row), noise, -float(i)) for i, row in enumerate(rows) if isinstance(row, Strength)]
+    for ridge in ridges:
+        first = ridge is ridges[0]
+        _add_fills(figure, ridge, in_legend=first)
+        _add_outline(figure, ridge, view.kind)
+        if ridge.noise is not None:
+            _add_noise(figure, ridge, ridge.noise, in_legend=first)
+    _finish(figure, rows, view)
     return figure
 
 
-def _add_row(
-    figure: go.Figure,
-    row: Strength,
-    curve: Curve,
-    noise: Curve | None,
-    baseline: float,
-    first: bool,
-    kind: Kind,
-) -> None:
-    top = max(float(curve.height.max(initial=0.0)), float(noise.height.max(initial=0.0)) if noise else 0.0)
-    scale = 0.88 / top if top > 0 else 0.0
-    label = f"step {row.step}<br>rank {row.rank} holds {row.held:.1%} of the strength"
+def _add_fills(figure: go.Figure, ridge: _Ridge, in_legend: bool) -> None:
+    """Below the curve: what the rank holds, and the rest."""
+    row, curve, baseline = ridge.row, ridge.curve, ridge.baseline
     parts = [("the rest", FAINT, np.ones_like(curve.held)), ("held by the rank", SOLID, curve.held)]
     for legend, colour, where in parts:
         if not where.any():
             continue
-        x, height = curve.x[where], curve.height[where] * scale
+        x, height = curve.x[where], curve.height[where] * ridge.scale
         figure.add_scatter(
             x=np.concatenate([x, x[::-1]]).astype(np.float32),
             y=np.concatenate([baseline + height, np.full(len(x), baseline)]).astype(np.float32),
@@ -149,13 +168,18 @@ def _add_row(
             line={"width": 0, "color": colour},
             name=legend,
             legendgroup=legend,
-            showlegend=first,
+            showlegend=in_legend,
             hoverinfo="skip",
             meta=[row.step],
         )
+
+
+def _add_outline(figure: go.Figure, ridge: _Ridge, kind: Kind) -> None:
+    row, curve = ridge.row, ridge.curve
+    label = f"step {row.step}<br>rank {row.rank} holds {row.held:.1%} of the strength"
     figure.add_scatter(
         x=curve.x.astype(np.float32),
-        y=(baseline + curve.height * scale).astype(np.float32),
+        y=(ridge.baseline + curve.height * ridge.scale).astype(np.float32),
         mode="lines",
         line={"color": STRENGTH, "width": 1.4},
         name=f"step {row.step}",
@@ -166,18 +190,20 @@ def _add_row(
         + ("<br>σ / Σσ = %{x:.3~g}" if kind != "profile" else "<br>i = %{x:.0f}")
         + "<extra></extra>",
     )
-    if noise is not None:
-        figure.add_scatter(
-            x=noise.x.astype(np.float32),
-            y=(baseline + noise.height * scale).astype(np.float32),
-            mode="lines",
-            line={"color": NEUTRAL, "width": 1.6, "dash": "dot"},
-            name="noise of the same shape",
-            legendgroup="noise",
-            showlegend=first,
-            customdata=noise.height.astype(np.float32),
-            hoverinfo="skip",
-        )
+
+
+def _add_noise(figure: go.Figure, ridge: _Ridge, noise: Curve, in_legend: bool) -> None:
+    figure.add_scatter(
+        x=noise.x.astype(np.float32),
+        y=(ridge.baseline + noise.height * ridge.scale).astype(np.float32),
+        mode="lines",
+        line={"color": NEUTRAL, "width": 1.6, "dash": "dot"},
+        name="noise of the same shape",
+        legendgroup="noise",
+        showlegend=in_legend,
+        customdata=noise.height.astype(np.float32),
+        hoverinfo="skip",
+    )
 
 
 def _say_estimated(figure: go.Figure, measured: int) -> None:
@@ -194,7 +220,7 @@ def _visible(outline: go.Scatter) -> np.ndarray:
     return seen
 
 
-def _finish(figure: go.Figure, rows: list[Strength | str], kind: Kind, log: bool) -> None:
+def _finish(figure: go.Figure, rows: list[Strength | str], view: _View) -> None:
     """Rows labelled with their step and, where there is room, what the rank holds."""
     roomy = len(rows) <= 14
     texts = []
@@ -212,8 +238,8 @@ def _finish(figure: go.Figure, rows: list[Strength | str], kind: Kind, log: bool
         gridcolor=GRID,
         ticks="",
     )
-    if log:
+    if view.log:
         visible = np.concatenate([_visible(trace) for trace in figure.data if trace.customdata is not None])
         figure.update_xaxes(**logarithmic(visible), range=np.log10([visible.min(), visible.max()]).tolist())
-    elif kind != "profile":
+    elif view.kind != "profile":
         figure.update_xaxes(rangemode="tozero")

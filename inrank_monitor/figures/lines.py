@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from inrank_monitor.figures.names import plotly_text, short_names
 from inrank_monitor.figures.style import CATEGORIES, category, legend_entry, rgba, side_legend, symbol
-from inrank_monitor.figures.tables import RANK_COLUMNS, column_title, numbers, thin
+from inrank_monitor.figures.tables import RANK_COLUMNS, column_title, is_held, numbers, thin
 
 MOST_POINTS = 60_000
 MARKERS_UP_TO = 40
@@ -22,7 +22,6 @@ def add_matrix_lines(
     column: str,
     *,
     groups: Mapping[str, str] | None = None,
-    staircase: bool = False,
     log_steps: bool = False,
 ) -> dict[str, str]:
     """Draw a line a matrix and return the colour that each got.
@@ -32,7 +31,6 @@ def add_matrix_lines(
         tables: matrix name -> its rows of the measurements, sorted by step.
         column: the column to draw.
         groups: matrix name -> group; None: every matrix has a colour and a legend entry of its own.
-        staircase: hold each value until the next measurement, as a rank does.
         log_steps: leave out step 0, which Plotly would draw at the left edge of a logarithmic axis.
     """
     looks = _own_looks(list(tables)) if groups is None else _group_looks(list(tables), groups)
@@ -48,7 +46,7 @@ def add_matrix_lines(
             x=rows["step"].to_numpy()[kept],
             y=values[kept],
             mode="lines+markers" if len(kept) <= MARKERS_UP_TO else "lines",
-            line={"color": rgba(colour, alpha), "width": 1.8, "shape": "hv" if staircase else "linear"},
+            line={"color": rgba(colour, alpha), "width": 1.8, "shape": "hv" if is_held(column) else "linear"},
             marker={"symbol": marker, "size": 5},
             name=plotly_text(short[name]),
             legendgroup=plotly_text(group),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -65,8 +66,7 @@ def rank_evolution(
     if not any(np.isfinite(numbers(rows[column])).any() for rows in tables.values()):
         return empty_figure("no finite measurement yet")
     figure = new_figure("", "step", column_title(column))
-    staircase = column in (*RANK_COLUMNS, "capacity")
-    colours = add_matrix_lines(figure, tables, column, groups=groups, staircase=staircase, log_steps=log_steps)
+    colours = add_matrix_lines(figure, tables, column, groups=groups, log_steps=log_steps)
     if column in RANK_COLUMNS:
         _add_null_lines(figure, tables, colours)
     if events is not None and not events.empty:
@@ -161,17 +161,35 @@ def rank_heatmap(
         raise ValueError(f"relative_to_null needs one of the columns {list(RANK_COLUMNS)}, got {column!r}")
     names = matrix_names(measurements, matrices)
     rows = measurements[measurements["matrix"].isin(names)]
-    steps = np.unique(rows["step"].to_numpy())
-    values, null = _grid(rows, column, names, steps), _grid(rows, "null_rank", names, steps)
+    grid = _grid(rows, column, names)
     if relative_to_null:
-        values = values / np.where(null > 0, null, np.nan)
-    if not np.isfinite(values).any():
+        grid = replace(grid, values=grid.values / np.where(grid.null > 0, grid.null, np.nan))
+    if not np.isfinite(grid.values).any():
         return empty_figure("no finite measurement yet")
-    kept = _thin_columns(values)
-    return _draw_heatmap(names, steps[kept], values[:, kept], null[:, kept], column, relative_to_null)
+    return _draw_heatmap(grid.thinned(), column, relative_to_null)
 
 
-def _grid(rows: pd.DataFrame, column: str, names: list[str], steps: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class _Grid:
+    """A column and the null ranks, matrix × step; NaN where there is no finite measurement."""
+
+    names: list[str]
+    steps: np.ndarray
+    values: np.ndarray
+    null: np.ndarray
+
+    def thinned(self) -> _Grid:
+        """As many steps as can be drawn, that of the largest value among them."""
+        kept = _thin_columns(self.values)
+        return _Grid(self.names, self.steps[kept], self.values[:, kept], self.null[:, kept])
+
+
+def _grid(rows: pd.DataFrame, column: str, names: list[str]) -> _Grid:
+    steps = np.unique(rows["step"].to_numpy())
+    return _Grid(names, steps, *(_matrix_by_step(rows, each, names, steps) for each in (column, "null_rank")))
+
+
+def _matrix_by_step(rows: pd.DataFrame, column: str, names: list[str], steps: np.ndarray) -> np.ndarray:
     """Matrix × step array of a column, NaN where there is no finite measurement."""
     place = {name: i for i, name in enumerate(names)}
     grid = np.full((len(names), len(steps)), np.nan)
@@ -186,15 +204,9 @@ def _thin_columns(values: np.ndarray) -> np.ndarray:
     return np.unique(np.append(spread(values.shape[1], limit), largest))
 
 
-def _draw_heatmap(
-    names: list[str],
-    steps: np.ndarray,
-    values: np.ndarray,
-    null: np.ndarray,
-    column: str,
-    relative: bool,
-) -> go.Figure:
-    labels = [str(int(step)) for step in steps]
+def _draw_heatmap(grid: _Grid, column: str, relative: bool) -> go.Figure:
+    names, values = grid.names, grid.values
+    labels = [str(int(step)) for step in grid.steps]
     short = short_names(names, width=34)
     what = column_title(column)
     title = f"{what} / null rank" if relative else what
@@ -204,7 +216,7 @@ def _draw_heatmap(
         x=labels,
         y=[plotly_text(name) for name in names],
         z=values.astype(np.float32),
-        customdata=null.astype(np.float32),
+        customdata=grid.null.astype(np.float32),
         zmin=min(float(np.nanmin(values)), 0.0) if column != "explained_ratio" else 0.0,
         zmax=1.0 if column == "explained_ratio" else max(top, 1e-12),
         colorscale=SEQUENTIAL,

@@ -13,20 +13,10 @@ from inrank_monitor.figures.lines import add_matrix_lines, flat_line
 from inrank_monitor.figures.names import plotly_text
 from inrank_monitor.figures.style import NEUTRAL, empty_figure, logarithmic, more_ink, new_figure, step_axis
 from inrank_monitor.figures.tables import by_matrix, geometric, matrix_names, numbers, select_steps, spectra
-from inrank_monitor.ranks import Definition, intrinsic_rank
+from inrank_monitor.ranks import Definition, RankRule, intrinsic_rank
 from inrank_monitor.ranks import explained_ratio_curve as ratio_of_each_rank
 
 MOST_RANKS = 600
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What a rank is read with."""
-
-    threshold: float
-    buffer_rank: int
-    definition: Definition
-    size: int | None
 
 
 def explained_ratio_curve(
@@ -69,16 +59,17 @@ def explained_ratio_curve(
         return empty_figure("no finite measurement yet", plotly_text(name))
     telling = [at for at, values in finite.items() if values[0] > 0]
     steps = select_steps(found, step, [max(telling or finite)])
-    options = _Options(threshold, buffer_rank, definition, size)
+    rule = RankRule(threshold, buffer_rank, definition)
     figure = new_figure(plotly_text(name), "rank r", "explained ratio g(r)")
     lowest = 0.0
     for position, at in enumerate(steps):
         if at in finite:
             ink = more_ink((len(steps) - 1 - position) / max(len(steps) - 1, 1) * 0.75)
-            curve = _add_curve(figure, finite[at], f"step {at}", ink, options)
-            lowest = min(lowest, float(curve.min(initial=0.0)))
+            ratio = _ratio(finite[at], rule, size)
+            _add_curve(figure, ratio, f"step {at}", ink)
+            lowest = min(lowest, float(ratio.curve.min(initial=0.0)))
     if null is not None:
-        _add_curve(figure, np.asarray(null), "noise", NEUTRAL, options, dash="dash")
+        _add_curve(figure, _ratio(np.asarray(null), rule, size), "noise", NEUTRAL, dash="dash")
     flat_line(figure, threshold, f"α = {threshold:g}")
     if log_rank:
         figure.update_xaxes(**logarithmic(np.array([1.0, size or singular_values.shape[1]])))
@@ -86,12 +77,24 @@ def explained_ratio_curve(
     return figure
 
 
-def _add_curve(
-    figure: go.Figure, values: np.ndarray, label: str, colour: str, options: _Options, dash: str = "solid"
-) -> np.ndarray:
-    """A curve and the ring at its intrinsic rank; returns g(1..q)."""
-    curve = np.asarray(ratio_of_each_rank(values, options.buffer_rank, options.definition, options.size))
-    rank = int(intrinsic_rank(values, options.threshold, options.buffer_rank, options.definition, options.size))
+@dataclass(frozen=True)
+class _Ratio:
+    """g(1..q) of one spectrum, and its intrinsic rank: the least that reaches α."""
+
+    curve: np.ndarray
+    rank: int
+    threshold: float
+
+
+def _ratio(values: np.ndarray, rule: RankRule, size: int | None) -> _Ratio:
+    curve = np.asarray(ratio_of_each_rank(values, rule.buffer_rank, rule.definition, size))
+    rank = int(intrinsic_rank(values, rule.threshold, rule.buffer_rank, rule.definition, size))
+    return _Ratio(curve, rank, rule.threshold)
+
+
+def _add_curve(figure: go.Figure, ratio: _Ratio, label: str, colour: str, dash: str = "solid") -> None:
+    """A curve and the ring at its intrinsic rank."""
+    curve, rank = ratio.curve, ratio.rank
     extremes = [max(rank - 1, 0), int(curve.argmin()), int(curve.argmax())] if len(curve) else []
     kept = np.union1d(geometric(len(curve), MOST_RANKS), extremes).astype(int)
     figure.add_scatter(
@@ -112,9 +115,8 @@ def _add_curve(
             name=f"{label}: intrinsic rank",
             legendgroup=label,
             showlegend=False,
-            hovertemplate=f"{label}<br>least rank with g ≥ {options.threshold:g}: {rank}<extra></extra>",
+            hovertemplate=f"{label}<br>least rank with g ≥ {ratio.threshold:g}: {rank}<extra></extra>",
         )
-    return curve
 
 
 def explained_ratio_evolution(

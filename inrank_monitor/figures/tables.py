@@ -28,6 +28,11 @@ COLUMN_TITLES = {
 }
 
 
+def is_held(column: str) -> bool:
+    """Whether a value holds until the next measurement, as a rank does: its line is a staircase."""
+    return column in (*RANK_COLUMNS, "capacity")
+
+
 def column_title(column: str) -> str:
     """The column in words, for an axis."""
     return COLUMN_TITLES.get(column, column.replace("_", " "))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from torch import Tensor, nn
+from torch import nn
 
-from inrank_monitor.matrices.adapted_models import adapters_of, added_by_peft, foreign_parameters, plain_path
+from inrank_monitor.matrices.adapted_models import foreign_parameters
 from inrank_monitor.matrices.adapters import Adapter
-from inrank_monitor.matrices.matrix import LowRankUpdate, Matrix, read_parameter
+from inrank_monitor.matrices.matrix import Matrix
 from inrank_monitor.matrices.patterns import as_list, glob
-from inrank_monitor.matrices.reparametrized import hooked_weights
 from inrank_monitor.matrices.skipping import reason_to_skip
 from inrank_monitor.matrices.views import matrices_of, matrices_of_adapter
+from inrank_monitor.matrices.weights import Weight, named_weights
 from inrank_monitor.notebook import html_rows, never_raises
 
 
@@ -88,27 +88,20 @@ def find_matrices(
     rows: list[CoverageRow] = []
     seen: dict[int, str] = {}
     foreign = foreign_parameters(model)
-    for name, owner, attribute, parameters in _named_weights(model):
-        adapter, module = (owner, owner.base) if isinstance(owner, Adapter) else (None, owner)
-        lazy = isinstance(parameters[0], nn.parameter.UninitializedParameter) if parameters else False
+    for weight in named_weights(model):
         try:
-            shape, unreadable = () if lazy else _effective_shape(owner, attribute, parameters), None
+            shape, unreadable = weight.shape(), None
         except Exception as error:  # one odd parameter must not keep the others from being watched
-            shape, unreadable = tuple(parameters[0].shape), f"it cannot be read: {type(error).__name__}: {error}"
-        reason = foreign.get(id(parameters[0]))
-        reason = reason or reason_to_skip(module, attribute, shape, parameters, seen, embeddings) or unreadable
-        reason = reason or (adapter.refusal() if adapter else None)
-        for parameter in parameters:
-            seen.setdefault(id(parameter), name)
-        if reason:
-            found = []
-        elif adapter:
-            found = matrices_of_adapter(name, adapter, shape, split_parts)
-        else:
-            found = matrices_of(name, module, attribute, shape, split_parts)
+            shape, unreadable = tuple(weight.parameters[0].shape), f"it cannot be read: {type(error).__name__}: {error}"
+        reason = foreign.get(id(weight.parameters[0]))
+        reason = reason or reason_to_skip(weight, shape, seen, embeddings) or unreadable
+        reason = reason or (weight.adapter.refusal() if weight.adapter else None)
+        for parameter in weight.parameters:
+            seen.setdefault(id(parameter), weight.name)
+        found = [] if reason else _views(weight, shape, split_parts)
         matrices += found
-        note = reason or f"no 2-D view known for {type(module).__name__}.{attribute}"
-        rows.append(CoverageRow(name, shape, bool(found), note))
+        note = reason or f"no 2-D view known for {type(weight.module).__name__}.{weight.attribute}"
+        rows.append(CoverageRow(weight.name, shape, bool(found), note))
     kept = _select(matrices, rows, as_list("include", include), as_list("exclude", exclude))
     coverage = _cover(rows, kept)
     if not kept:
@@ -127,46 +120,10 @@ def _refuse_flattened(model: nn.Module) -> None:
             )
 
 
-def _named_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module | Adapter, str, list[Tensor]]]:
-    """(name, owner, attribute, parameters behind it); factors have attribute ""."""
-    added = added_by_peft(model)
-    of_adapters: set[int] = set()
-    for prefix, module in model.named_modules():
-        clean = plain_path(prefix, added)
-        if ".parametrizations" in f".{clean}" or hasattr(module, "_orig_mod"):
-            continue
-        dot = f"{clean}." if clean else ""
-        for name, adapter in adapters_of(clean, module):
-            of_adapters |= {id(parameter) for parameter in adapter.parameters()}
-            yield name, adapter, "", adapter.parameters()
-        factors = list(module.update_factors()) if isinstance(module, LowRankUpdate) else []
-        if factors:
-            yield clean or type(module).__name__, module, "", factors
-        for attribute, parametrization in (getattr(module, "parametrizations", None) or {}).items():
-            if parameters := list(parametrization.parameters()):
-                yield f"{dot}{attribute}", module, attribute, parameters
-        hooked = hooked_weights(module)
-        for attribute, weight in hooked.items():
-            yield f"{dot}{attribute}", module, attribute, [getattr(module, source) for source in weight.sources]
-        sources = {source for weight in hooked.values() for source in weight.sources}
-        shown = module.used_factors() if factors and hasattr(module, "used_factors") else factors  # the Parameters
-        own = {factor.untyped_storage().data_ptr() for factor in shown}  # a factor may be a part of its parameter
-        for attribute, parameter in module.named_parameters(recurse=False):
-            if attribute in sources or id(parameter) in of_adapters:
-                continue
-            if not factors or parameter.untyped_storage().data_ptr() not in own:
-                yield f"{dot}{attribute}", module, attribute, [parameter]
-
-
-def _effective_shape(owner: nn.Module | Adapter, attribute: str, parameters: list[Tensor]) -> tuple[int, ...]:
-    if isinstance(owner, Adapter):
-        return owner.shape
-    if attribute == "":
-        left, right = owner.update_factors()  # type: ignore[operator]
-        return (left.shape[0], right.shape[1])
-    if not any(parameter.requires_grad for parameter in parameters):  # a quantised base, say: it is not read
-        return tuple(parameters[0].shape)
-    return tuple(read_parameter(owner, attribute).shape)
+def _views(weight: Weight, shape: tuple[int, ...], split_parts: bool) -> list[Matrix]:
+    if weight.adapter:
+        return matrices_of_adapter(weight.name, weight.adapter, shape, split_parts)
+    return matrices_of(weight.name, weight.module, weight.attribute, shape, split_parts)
 
 
 def _select(

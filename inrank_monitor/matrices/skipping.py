@@ -8,19 +8,14 @@ from torch.nn.utils import parametrize
 
 from inrank_monitor.matrices.matrix import LowRankUpdate, is_sharded
 from inrank_monitor.matrices.views import TRANSPOSED
+from inrank_monitor.matrices.weights import Weight
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
-def reason_to_skip(
-    module: nn.Module,
-    attribute: str,
-    shape: tuple[int, ...],
-    parameters: list[Tensor],
-    seen: dict[int, str],
-    embeddings: bool,
-) -> str | None:
+def reason_to_skip(weight: Weight, shape: tuple[int, ...], seen: dict[int, str], embeddings: bool) -> str | None:
     """Why not; None if it is watched. `seen` are the parameters before it, by id, with their names."""
+    module, parameters = weight.module, weight.parameters
     first = parameters[0]
     if len(parameters) == 1 and id(first) in seen:
         return f"tied to {seen[id(first)]}"
@@ -28,7 +23,7 @@ def reason_to_skip(
         return "lazy: run one forward pass before attaching"
     if not any(parameter.requires_grad for parameter in parameters):
         return "frozen (requires_grad=False)"
-    if reason := _reason_not_in_shards(module, attribute, parameters):
+    if reason := _reason_not_in_shards(weight):
         return reason
     if any(_stores_in_its_own_way(parameter) for parameter in parameters):
         return f"a {type(first).__name__}, which stores its values in its own way"
@@ -49,9 +44,10 @@ def reason_to_skip(
     return None
 
 
-def _reason_not_in_shards(module: nn.Module, attribute: str, parameters: list[Tensor]) -> str | None:
+def _reason_not_in_shards(weight: Weight) -> str | None:
     """Why a parameter that lies in shards (DTensor) cannot be measured where it lies; None if it can, or does not."""
-    placements = [placement for parameter in parameters for placement in getattr(parameter, "placements", ())]
+    module, attribute = weight.module, weight.attribute
+    placements = [placement for parameter in weight.parameters for placement in getattr(parameter, "placements", ())]
     if not placements:
         return None
     of_layer = attribute == "" and isinstance(module, LowRankUpdate)  # an adapter's factors are gathered

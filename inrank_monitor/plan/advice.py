@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from inrank_monitor.matrices.roles import NO_BLOCK, block_of
 from inrank_monitor.plan.costs import cost
-from inrank_monitor.plan.quantities import Cost, Layout, PlannedMatrix, Rates, Recorded
+from inrank_monitor.plan.quantities import Cost, Rates, Recorded
+from inrank_monitor.plan.scenario import Scenario
 from inrank_monitor.tracking import SPENDABLE
 
 ENOUGH_AN_HOUR = 6  # one in ten minutes; our choice
@@ -46,26 +47,15 @@ def steps_between(cost: Cost, budget: float, step_seconds: float) -> int:
     return max(1, math.ceil(cost.counted / (SPENDABLE * budget * step_seconds) - 1e-9))
 
 
-def advise(
-    matrices: Sequence[PlannedMatrix],
-    costs: Mapping[int | None, Cost],
-    layout: Layout,
-    rates: Rates,
-    recorded: Mapping[int | None, Recorded],
-    budget: float,
-    named: bool,
-) -> Advice:
+def advise(scenario: Scenario, rates: Rates, costs: Mapping[int | None, Cost]) -> Advice:
     """The most that the budget allows: all values of all matrices, else as many leading ones, else of fewer matrices.
 
     Args:
-        matrices: to be watched.
-        costs: by number of leading values; None: all.
-        layout: who trains.
+        scenario: what is to be watched; its `counts` are not used.
         rates: of the machine.
-        recorded: of all matrices, by number of leading values.
-        budget: share of wall time.
-        named: whether the matrices have names of their own, for patterns.
+        costs: of all matrices, by number of leading values; None: all.
     """
+    matrices, budget = scenario.model.planned, scenario.budget
     by_values = sorted(costs, key=lambda leading: -(leading or math.inf))
     for leading in by_values:
         if snapshots_an_hour(costs[leading], budget) >= ENOUGH_AN_HOUR:
@@ -79,8 +69,8 @@ def advise(
         share = len(some) / len(matrices)
         if len(some) == best.matrices:
             continue
-        spent = cost(some, leading, layout, rates, _scaled(recorded[leading], share))
-        include = tuple(dict.fromkeys(_pattern(matrix.name) for matrix in some)) if named else ()
+        spent = cost(some, leading, scenario.layout, rates, _scaled(costs[leading].recorded, share))
+        include = tuple(dict.fromkeys(_pattern(matrix.name) for matrix in some)) if scenario.model.named else ()
         best = Advice(leading, include, every, len(some), spent, snapshots_an_hour(spent, budget) >= ENOUGH_AN_HOUR)
         if best.fits:
             break

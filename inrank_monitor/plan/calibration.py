@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from inrank_monitor.matrices import find_matrices, initial_weights
 from inrank_monitor.plan.costs import leading_work
-from inrank_monitor.plan.quantities import Curve, Layout, PlannedMatrix, Rates, Speed, is_full
+from inrank_monitor.plan.quantities import Curve, PlannedMatrix, Rates, Speed, is_full
+from inrank_monitor.plan.scenario import Scenario
 from inrank_monitor.spectra import SpectrumMethod, SpectrumPool, gram_matrix, scratch, singular_values_of_gram
 
 LARGEST = 2048
@@ -30,45 +31,35 @@ _SECONDS, _RUNS = 0.3, 7
 Action = Callable[[int], object]  # of one worker, by number
 
 
-def calibrate(
-    matrices: Sequence[PlannedMatrix],
-    counts: Sequence[int],
-    layout: Layout,
-    device: torch.device,
-    directory: Path,
-    progress: bool = False,
-) -> Rates:
-    """Measure what a plan for these matrices needs to know.
+def calibrate(scenario: Scenario, progress: bool = False) -> Rates:
+    """Measure what a plan needs to know.
 
     Args:
-        matrices: to be watched.
-        counts: numbers of leading values that may be asked for.
-        layout: its threads.
-        device: where the weights will be.
-        directory: in whose file system the run will be; a temporary folder is made and deleted there.
+        scenario: its matrices, counts, threads and device; on its `disk` a temporary folder is made and deleted.
         progress: show a bar on a terminal.
 
     Raises:
-        OSError: the directory cannot be written to.
+        OSError: that disk cannot be written to.
     """
-    with _threads(layout.threads), tqdm(total=6, desc="calibrating", disable=None if progress else True) as bar:
-        pools = {"pool": SpectrumPool(layout.threads), "alone": SpectrumPool(1)}
+    matrices, device, threads = scenario.model.planned, scenario.device, scenario.layout.threads
+    with _threads(threads), tqdm(total=6, desc="calibrating", disable=None if progress else True) as bar:
+        pools = {"pool": SpectrumPool(threads), "alone": SpectrumPool(1)}
         speeds: dict[str, Speed] = {}
         try:
             for name, pool in pools.items():
-                if name == "alone" and layout.threads == 1:
+                if name == "alone" and threads == 1:
                     speeds[name] = speeds["pool"]
                     bar.update(2)
                     continue
                 products, eigenvalues = _spectra(matrices, pool, device)
                 bar.update()
-                leading = {count: _leading(matrices, count, pool, device) for count in counts}
+                leading = {count: _leading(matrices, count, pool, device) for count in scenario.counts}
                 speeds[name] = Speed(products, eigenvalues, leading, _update(matrices, pool, device))
                 bar.update()
         finally:
             for pool in pools.values():
                 pool.close()
-        disk = _disk(matrices, device, directory)
+        disk = _disk(matrices, device, scenario.disk)
         bar.update(2)
     return Rates(speeds["pool"], speeds["alone"], *disk, available_memory())
 

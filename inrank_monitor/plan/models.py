@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -31,26 +31,43 @@ def _gpt2(layers: int, width: int, heads: int) -> dict[str, Any]:
     return {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **sizes}
 
 
-def _llama(
-    layers: int, width: int, heads: int, inner: int, vocabulary: int = 32000, shared_heads: int | None = None
-) -> dict[str, Any]:
-    sizes = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": inner, "vocab_size": vocabulary}
-    attention = {"num_attention_heads": heads, "num_key_value_heads": shared_heads or heads}
-    return {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **sizes, **attention}
+class _Llama(NamedTuple):
+    """Sizes of a llama; `inner` is the MLP's width, `shared_heads` those of keys and values."""
+
+    layers: int
+    width: int
+    heads: int
+    inner: int
+    vocabulary: int = 32000
+    shared_heads: int | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As its config.json has them."""
+        return {
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "num_hidden_layers": self.layers,
+            "hidden_size": self.width,
+            "intermediate_size": self.inner,
+            "vocab_size": self.vocabulary,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.shared_heads or self.heads,
+        }
 
 
-# As published: layers, width, heads; of llamas the MLP's width too, the vocabulary and the heads of keys and values.
+# As published.
 WELL_KNOWN = {
     "gpt2": _gpt2(12, 768, 12),
     "gpt2-medium": _gpt2(24, 1024, 16),
     "gpt2-large": _gpt2(36, 1280, 20),
     "gpt2-xl": _gpt2(48, 1600, 25),
-    "llama-7b": _llama(32, 4096, 32, 11008),
-    "llama-13b": _llama(40, 5120, 40, 13824),
-    "llama-65b": _llama(80, 8192, 64, 22016),
-    "llama-70b": _llama(80, 8192, 64, 28672, shared_heads=8),
-    "llama-3-8b": _llama(32, 4096, 32, 14336, 128256, 8),
-    "llama-3-70b": _llama(80, 8192, 64, 28672, 128256, 8),
+    "llama-7b": _Llama(32, 4096, 32, 11008).config,
+    "llama-13b": _Llama(40, 5120, 40, 13824).config,
+    "llama-65b": _Llama(80, 8192, 64, 22016).config,
+    "llama-70b": _Llama(80, 8192, 64, 28672, shared_heads=8).config,
+    "llama-3-8b": _Llama(32, 4096, 32, 14336, 128256, 8).config,
+    "llama-3-70b": _Llama(80, 8192, 64, 28672, 128256, 8).config,
 }
 
 
@@ -113,7 +130,7 @@ def planned_model(source: str, dtype: str | None = None, **selection: Any) -> Pl
             f"{source} is no config.json, no folder that holds one, and no model that is known by name "
             f"({', '.join(WELL_KNOWN)})"
         )
-    return _planned(source, model, type(model).__name__, dtype or "float32", True, selection)
+    return _planned(source, model, dtype or "float32", selection)
 
 
 def planned_shapes(text: str, dtype: str | None = None, **selection: Any) -> PlannedModel:
@@ -134,7 +151,8 @@ def planned_shapes(text: str, dtype: str | None = None, **selection: Any) -> Pla
         for number in range(already, already + count):
             tensors[f"matrix.{number}.weight"] = TensorInfo((rows, cols), torch.float32)
     model, _ = layers_by_name(tensors)
-    return _planned("these shapes", model, "matrices", dtype or "float32", False, selection)
+    found = _planned("these shapes", model, dtype or "float32", selection)
+    return replace(found, kind="matrices", named=False)
 
 
 def _described(path: Path) -> nn.Module:
@@ -144,18 +162,16 @@ def _described(path: Path) -> nn.Module:
     return model
 
 
-def _planned(
-    name: str, model: nn.Module, kind: str, dtype: str, named: bool, selection: dict[str, Any]
-) -> PlannedModel:
+def _planned(name: str, model: nn.Module, dtype: str, selection: dict[str, Any]) -> PlannedModel:
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}: give --dtype")
-    of_torch = getattr(torch, dtype)
+    kind, of_torch = type(model).__name__, getattr(torch, dtype)
     tensors = {name: TensorInfo(tuple(parameter.shape), of_torch) for name, parameter in model.named_parameters()}
     model = with_shapes(model, tensors)
     matrices, _ = find_matrices(model, **selection)
     planned = [_by_shape(matrix, DTYPES[dtype], of_torch.itemsize) for matrix in matrices]
     size = sum(parameter.numel() for parameter in model.parameters())
-    return PlannedModel(name, kind, size, dtype, matrices, planned, named)
+    return PlannedModel(name, kind, size, dtype, matrices, planned, named=True)
 
 
 def _by_shape(matrix: Matrix, dtype: str, itemsize: int) -> PlannedMatrix:

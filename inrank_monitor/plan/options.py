@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
     from inrank_monitor.plan.models import planned_model, planned_shapes
     from inrank_monitor.plan.planning import make_plan
+    from inrank_monitor.plan.scenario import Scenario
     from inrank_monitor.plan.text import plan_text
 
     _check(options)
@@ -65,15 +66,15 @@ def run(options: argparse.Namespace) -> int:
         model = planned_model(options.model, options.dtype, **selection)
     else:
         model = planned_shapes(options.shapes, options.dtype, **selection)
-    plan = make_plan(
+    scenario = Scenario(
         model,
         _layout(options, device.type != "cpu", threads),
         [] if options.sharded else sorted(set(options.leading or (64, 256))),
         device,
         options.directory or Path("runs") / _name(options.model),
         options.budget,
-        progress=True,
     )
+    plan = make_plan(scenario, progress=True)
     print(plan_text(plan, options.step_seconds), end="")
     if options.json:
         options.json.write_text(json.dumps(plan.as_json(), indent=1) + "\n", encoding="utf-8")

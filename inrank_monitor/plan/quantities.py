@@ -185,6 +185,11 @@ class Cost:
         """Seconds a snapshot that the tracker counts against its budget."""
         return self.seconds + self.record_seconds
 
+    @property
+    def recorded(self) -> Recorded:
+        """The part of it that is the tracker's thread's."""
+        return Recorded(self.record_seconds, self.log, self.events)
+
 
 def is_full(short: int, leading: int | None) -> bool:
     """Whether all of a matrix's singular values are computed, however few are asked for."""

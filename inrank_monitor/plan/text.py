@@ -25,13 +25,13 @@ def plan_text(plan: Plan, step_seconds: Sequence[float] = ()) -> str:
         plan: from `make_plan`.
         step_seconds: how long a training step takes, or may take.
     """
-    lines = [*_wrap(_headline(plan.model)), *_wrap(_who(plan.layout, plan.device)), ""]
+    lines = [*_wrap(_headline(plan.scenario.model)), *_wrap(_who(plan.scenario.layout, plan.scenario.device)), ""]
     lines += [*_shapes(plan), ""]
     lines += [*_totals(plan, step_seconds), ""]
-    lines += [line for remark in _remarks(plan.costs, plan.layout) for line in _wrap(remark)]
+    lines += [line for remark in _remarks(plan.costs, plan.scenario.layout) for line in _wrap(remark)]
     lines += ["", *_wrap(_sentence(plan)), ""]
     lines += textwrap.wrap(
-        attach_line(plan.advice, str(plan.directory), plan.budget),
+        attach_line(plan.advice, str(plan.scenario.directory), plan.scenario.budget),
         WIDTH,
         initial_indent="    ",
         subsequent_indent=" " * 8,
@@ -85,9 +85,9 @@ def _heads(choices: Sequence[int | None]) -> list[str]:
 
 def _shapes(plan: Plan) -> list[str]:
     """A line a shape: how many there are, and seconds for one of them."""
-    choices, layout = list(plan.costs), plan.layout
-    kinds = Counter((matrix.rows, matrix.cols) for matrix in plan.model.planned)
-    example = {(matrix.rows, matrix.cols): matrix for matrix in reversed(plan.model.planned)}
+    choices, layout = list(plan.costs), plan.scenario.layout
+    kinds = Counter((matrix.rows, matrix.cols) for matrix in plan.scenario.model.planned)
+    example = {(matrix.rows, matrix.cols): matrix for matrix in reversed(plan.scenario.model.planned)}
     tried = max(plan.rates.alone.eigenvalues.sides)
 
     def cell(matrix: PlannedMatrix, leading: int | None) -> str:
@@ -115,7 +115,7 @@ def _seconds(matrix: PlannedMatrix, leading: int | None, layout: Layout, rates: 
 
 
 def _totals(plan: Plan, step_seconds: Sequence[float]) -> list[str]:
-    layout, budget, several = plan.layout, plan.budget, plan.layout.processes > 1
+    layout, budget, several = plan.scenario.layout, plan.scenario.budget, plan.scenario.layout.processes > 1
     each = " a process" if several else ""
     rows: list[tuple[str, Callable[[Cost], str]]] = [
         ("a snapshot holds up the training for", lambda cost: duration(cost.seconds)),
@@ -163,13 +163,15 @@ def _remarks(costs: Costs, layout: Layout) -> list[str]:
 
 
 def _sentence(plan: Plan) -> str:
-    advice, budget = plan.advice, plan.budget
+    advice, budget = plan.advice, plan.scenario.budget
     values = "all singular values" if advice.leading is None else f"the {advice.leading} leading values"
     if advice.every == 1:
         what = f"{values} of all {advice.matrices} matrices"
     else:
-        of = "block" if plan.model.named else "matrix"
-        what = f"{values} of one {of} in {advice.every} ({advice.matrices} of {len(plan.model.planned)} matrices)"
+        of = "block" if plan.scenario.model.named else "matrix"
+        what = (
+            f"{values} of one {of} in {advice.every} ({advice.matrices} of {len(plan.scenario.model.planned)} matrices)"
+        )
     often = _count(snapshots_an_hour(advice.cost, budget))
     if advice.fits:
         return f"Recommended: {what}, {often} snapshots an hour within {_percent(budget)}:"

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from inrank_monitor.ranks.metrics import Definition, check_options, intrinsic_rank, next_rank
+from inrank_monitor.ranks.rule import RankRule
 
 Kind = Literal["gaussian", "factors"]
 _GRID = 20_001
@@ -89,7 +90,8 @@ def null_rank(
     if initial_rank < 1:
         raise ValueError(f"initial_rank must be at least 1, got {initial_rank}")
     if kind == "factors" and rank is not None:
-        draws = [_of_fixed_rank(rows, cols, threshold, buffer_rank, definition, seed, rank) for seed in range(_DRAWS)]
+        rule = RankRule(threshold, buffer_rank, definition)
+        draws = [_of_fixed_rank(rows, cols, rank, rule, seed) for seed in range(_DRAWS)]
         return int(np.median(draws))
     if kind == "factors":
         options = (threshold, buffer_rank, definition, initial_rank)
@@ -99,9 +101,7 @@ def null_rank(
     return int(intrinsic_rank(values, threshold, buffer_rank, definition))
 
 
-def _of_fixed_rank(
-    rows: int, cols: int, threshold: float, buffer_rank: int, definition: Definition, seed: int, rank: int
-) -> int:
+def _of_fixed_rank(rows: int, cols: int, rank: int, rule: RankRule, seed: int) -> int:
     """The rule on one product of random factors of this rank; the values beyond it are zeros."""
     rank = min(rank, rows, cols)
     generator = np.random.default_rng(seed)
@@ -109,7 +109,7 @@ def _of_fixed_rank(
     factor = np.linalg.cholesky(left.T @ left)
     eigenvalues = np.linalg.eigvalsh(factor.T @ (right @ right.T) @ factor)
     values = np.sqrt(np.maximum(eigenvalues[::-1], 0.0))
-    return int(intrinsic_rank(values, threshold, buffer_rank, definition, min(rows, cols)))
+    return int(intrinsic_rank(values, rule.threshold, rule.buffer_rank, rule.definition, min(rows, cols)))
 
 
 def untrained_growth(

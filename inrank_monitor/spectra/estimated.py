@@ -15,8 +15,8 @@ from torch import Tensor
 
 from inrank_monitor.spectra.blocks import outside
 from inrank_monitor.spectra.full_precision import FULL_PRECISION
-from inrank_monitor.spectra.lanczos import SpectralDensity, spectral_density
-from inrank_monitor.spectra.leading import LeadingPart, LeadingSubspace, is_large_part, leading_part
+from inrank_monitor.spectra.lanczos import LinearOperator, Quadrature, SpectralDensity, spectral_density
+from inrank_monitor.spectra.leading import LeadingPart, LeadingSubspace, half_step, is_large_part, leading_part
 from inrank_monitor.spectra.spectrum import Spectrum, not_finite, singular_values
 
 
@@ -67,31 +67,26 @@ def estimated_spectrum(
     if is_large_part(measured, short):
         values = singular_values(matrix)
         return EstimatedSpectrum(values, 0.0, float(torch.linalg.vector_norm(values)), short, 0.0)
-    part = leading_part(matrix, measured, iterations=1, seed=seed, subspace=subspace, short=True)
-    if part is None:
+    step = half_step(matrix, seed, subspace)
+    if step is None:
         nan = float("nan")
         return EstimatedSpectrum(not_finite(short), nan, nan, 0, nan)
+    part = leading_part(step, measured, 1, subspace, short=True)
     head = part.spectrum(measured)
     with FULL_PRECISION, torch.autocast(matrix.device.type, enabled=False):
-        density = _beside(part, steps, probes, seed).scaled(part.scale)
+        density = _beside(part, Quadrature(steps, probes, seed)).scaled(part.scale)
     # Sorted in among the others, an estimate of at most ρ leaves each leading value between σ̂ and √(σ̂² + ρ²).
     others = torch.from_numpy(density.values).clamp_max(part.rest**0.5 * part.scale)
     values = torch.cat([part.squares.sqrt() * part.scale, others]).sort(descending=True).values
     return EstimatedSpectrum(values, head.error_bound, head.frobenius_norm, measured, density.error)
 
 
-def _beside(part: LeadingPart, steps: int, probes: int, seed: int) -> SpectralDensity:
+def _beside(part: LeadingPart, quadrature: Quadrature) -> SpectralDensity:
     """Density of R = (I − Q Qᵀ) A."""
     wide, basis = part.wide, part.basis
     energy = part.energy - float(part.squares.sum())
-    return spectral_density(
-        lambda block: outside(basis, wide @ block),
-        lambda block: (block.mT @ wide).mT,
-        wide.shape[0],
-        like=wide,
-        steps=steps,
-        probes=probes,
-        seed=seed,
-        energy=energy if energy > 1e-4 * part.energy else None,  # below that a difference of roundings
-        beside=basis,
+    rest = LinearOperator(
+        lambda block: outside(basis, wide @ block), lambda block: (block.mT @ wide).mT, wide.shape[0], like=wide
     )
+    known = energy if energy > 1e-4 * part.energy else None  # below that a difference of roundings
+    return spectral_density(rest, quadrature, known, beside=basis)

@@ -52,48 +52,79 @@ class SpectralDensity:
         return SpectralDensity(self.nodes * factor, self.weights, self.values * factor, self.error * factor)
 
 
-@torch.no_grad()
-def spectral_density(
-    forward: Product,
-    backward: Product,
-    rows: int,
-    *,
-    like: Tensor,
-    steps: int = 12,
-    probes: int = 16,
-    seed: int = 0,
-    energy: float | None = None,
-    beside: Tensor | None = None,
-) -> SpectralDensity:
-    """Density of the `rows` singular values of a matrix, rows ≤ cols, that is known by its products alone.
+@dataclass(frozen=True)
+class LinearOperator:
+    """A matrix, rows ≤ cols, that is known by its products alone; a sharded one's take one all-reduce each.
 
-    Sharded matrices can say theirs with one all-reduce a product.
-
-    Args:
+    Attributes:
         forward: X (cols, probes) -> A X.
         backward: Y (rows, probes) -> Aᵀ Y.
         rows: the short side.
         like: a tensor on the device and of the dtype that the products want.
+    """
+
+    forward: Product
+    backward: Product
+    rows: int
+    like: Tensor
+
+
+@dataclass(frozen=True)
+class Quadrature:
+    """How much work goes into a density.
+
+    Attributes:
         steps: two products each. They set the resolution, and how well the largest values are met.
         probes: columns of the two blocks together; the random part of the error falls with its root.
         seed: of the private generator.
+
+    Raises:
+        ValueError: `steps` below 1, `probes` odd or below 2.
+    """
+
+    steps: int = 12
+    probes: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.probes < _HALVES or self.probes % _HALVES:
+            raise ValueError(f"probes must be an even number of at least 2, got {self.probes}")
+
+    @property
+    def width(self) -> int:
+        """Columns of a block."""
+        return self.probes // _HALVES
+
+    def start(self, rows: int) -> Tensor:
+        """The random blocks, (2, rows, width), drawn on the CPU."""
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        return torch.randn(_HALVES, rows, self.width, generator=generator, dtype=torch.float64, device="cpu")
+
+
+@torch.no_grad()
+def spectral_density(
+    operator: LinearOperator, quadrature: Quadrature, energy: float | None = None, beside: Tensor | None = None
+) -> SpectralDensity:
+    """Density of the singular values of a matrix.
+
+    Args:
+        operator: the matrix.
+        quadrature: how much work goes into it.
         energy: ‖A‖_F², if it is known: weights and values are brought to agree with it.
         beside: (rows, w) orthonormal and orthogonal to the matrix's columns: the w zeros that this means do not count.
 
     Raises:
-        ValueError: `steps` below 1, `probes` odd or below 2, or too few rows for so many probes.
+        ValueError: too few rows for so many probes.
     """
-    count = rows - (0 if beside is None else beside.shape[1])
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if probes < _HALVES or probes % _HALVES:
-        raise ValueError(f"probes must be an even number of at least 2, got {probes}")
-    width = probes // _HALVES
+    like, width = operator.like, quadrature.width
+    count = operator.rows - (0 if beside is None else beside.shape[1])
     if width > count:
-        raise ValueError(f"probes must be at most {2 * count} for a matrix with {count} values, got {probes}")
-    generator = torch.Generator("cpu").manual_seed(seed)
-    start = torch.randn(_HALVES, rows, width, generator=generator, dtype=torch.float64, device="cpu")
-    start = start.to(like.device if has_float64(like) else "cpu")
+        raise ValueError(
+            f"probes must be at most {2 * count} for a matrix with {count} values, got {quadrature.probes}"
+        )
+    start = quadrature.start(operator.rows).to(like.device if has_float64(like) else "cpu")
     if beside is not None:
         start = outside(beside.to(start.device, start.dtype), start)
 
@@ -102,8 +133,10 @@ def spectral_density(
         flat = torch.cat(list(blocks), dim=1).to(like.device, like.dtype)
         return torch.stack(product(flat).to(start.device, start.dtype).chunk(_HALVES, dim=1))
 
-    steps = min(steps, count // width)
-    small, beyond = _bidiagonalise(lambda y: apply(backward, y), lambda x: apply(forward, x), start, steps)
+    steps = min(quadrature.steps, count // width)
+    small, beyond = _bidiagonalise(
+        lambda y: apply(operator.backward, y), lambda x: apply(operator.forward, x), start, steps
+    )
     left, nodes, right = torch.linalg.svd(small.cpu())
     weights = left[:, :width].square().sum(dim=1) * (count / width)
     residuals = torch.linalg.vector_norm(beyond.cpu() @ right[..., -width:].mT, dim=1)

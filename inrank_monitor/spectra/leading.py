@@ -94,10 +94,10 @@ def leading_singular_values(
     if is_large_part(count, short):
         values = singular_values(matrix)
         return Spectrum(values[:count], 0.0, float(torch.linalg.vector_norm(values)))
-    found = leading_part(matrix, count, iterations, seed, subspace)
-    if found is None:
+    step = half_step(matrix, seed, subspace)
+    if step is None:
         return Spectrum(not_finite(count), float("nan"), float("nan"))
-    return found.spectrum(count)
+    return leading_part(step, count, iterations, subspace).spectrum(count)
 
 
 def is_large_part(count: int, short: int) -> bool:
@@ -149,32 +149,37 @@ class LeadingPart:
 
 
 @torch.no_grad()
-def leading_part(
-    matrix: Tensor,
-    count: int,
-    iterations: int = 0,
-    seed: int = 0,
-    subspace: LeadingSubspace | None = None,
-    short: bool = False,
-) -> LeadingPart | None:
-    """The last half-step, for arguments in range; None of a matrix that is not finite.
+def half_step(matrix: Tensor, seed: int, subspace: LeadingSubspace | None) -> HalfStep | None:
+    """The half-step of block iteration on this matrix; None where that is not finite.
 
     Args:
-        matrix: see `leading_singular_values`, as for the next four.
-        count: how many values.
-        iterations: after a random start.
-        seed: of the generator.
-        subspace: to start from.
-        short: take another half-step if V is not in the space of the short side.
+        matrix: see `leading_singular_values`.
+        seed: of the first snapshot.
+        subspace: that knows how many snapshots there have been.
     """
     wide = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT).detach()
     wide = wide if wide.dtype == torch.float64 else wide.float()
     wide, scale, energy = _scaled(wide)
     if not energy < math.inf:
         return None
-    width = count + _OVERSAMPLING
     seed += 0 if subspace is None else subspace.snapshots
-    step = _HalfStep(wide, scale, energy, torch.Generator("cpu").manual_seed(seed))
+    return HalfStep(wide, scale, energy, torch.Generator("cpu").manual_seed(seed))
+
+
+@torch.no_grad()
+def leading_part(
+    step: HalfStep, count: int, iterations: int, subspace: LeadingSubspace | None, short: bool = False
+) -> LeadingPart:
+    """What the last half-step tells, for arguments in range.
+
+    Args:
+        step: of the matrix.
+        count: how many values.
+        iterations: after a random start.
+        subspace: to start from.
+        short: take another half-step if V is not in the space of the short side.
+    """
+    wide, width = step.wide, count + _OVERSAMPLING
     with FULL_PRECISION, torch.autocast(wide.device.type, enabled=False):
         start = None if subspace is None else subspace.start(wide, width)
         if subspace is None or start is None:
@@ -214,8 +219,15 @@ def _scaled(wide: Tensor) -> tuple[Tensor, float, float]:
 
 
 @dataclass
-class _HalfStep:
-    """V -> what A V tells, or Aᵀ V: M V."""
+class HalfStep:
+    """V -> what A V tells, or Aᵀ V: M V.
+
+    Attributes:
+        wide: A or Aᵀ, as in `LeadingPart`, as for the next two.
+        scale: of it.
+        energy: of it.
+        generator: of the probes.
+    """
 
     wide: Tensor
     scale: float
@@ -223,6 +235,7 @@ class _HalfStep:
     generator: torch.Generator
 
     def __call__(self, basis: Tensor, long: bool) -> LeadingPart:
+        """What the basis tells; `long` says on which side of the matrix it lies."""
         matrix = self.wide if long else self.wide.mT
         probes = outside(basis, gaussian(matrix.shape[1], PROBES, matrix, self.generator))
         image = product(matrix, torch.cat([basis, probes], dim=1))

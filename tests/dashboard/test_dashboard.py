@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.drawn import numbers
+from helpers.app_pages import APP, numbers, sent, show, specs, texts, turn_to
 from helpers.made_runs import append_steps, make_run, names_of
-from streamlit.testing.v1 import AppTest
 
 from inrank_monitor import list_runs, open_run
 from inrank_monitor.advice import advise
-from inrank_monitor.launch import RUNS_VARIABLE, app_directory
+from inrank_monitor.launch import RUNS_VARIABLE
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.ranks import metrics as rank_metrics
 from inrank_monitor.runs.folder import RunFolder
@@ -24,7 +23,6 @@ from inrank_monitor.runs.log import RUN_FILE, Lock, RunLog
 from inrank_monitor.runs.recomputation import recompute
 from inrank_monitor.runs.shared_run import SharedRun
 
-APP = app_directory() / "streamlit_app.py"
 VIEWS = (
     "Runs",
     "Overview",
@@ -46,30 +44,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs"
 
 
-def show(view: str, **address: Any) -> AppTest:
-    """The page at an address, drawn once."""
-    app = AppTest.from_file(str(APP), default_timeout=60)
-    for name, value in {"view": view, **address}.items():
-        app.query_params[name] = value
-    app.run()
-    assert not app.exception, app.exception[0]
-    return app
-
-
-def specs(app: AppTest) -> list[dict[str, Any]]:
-    """The page's figures as their JSON."""
-    return [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
-
-
 def by_name(figure: dict[str, Any], matrices: pd.Index) -> dict[str, dict[str, Any]]:
     """Traces that stand for a matrix."""
     return {t["meta"][0]: t for t in figure["data"] if t.get("meta") and t["meta"][0] in set(matrices)}
-
-
-def texts(app: AppTest) -> str:
-    """All that the page says outside of figures and tables."""
-    parts = (*app.markdown, *app.caption, *app.error, *app.warning, *app.info, *app.title, *app.header)
-    return "\n".join(str(part.value) for part in parts)
 
 
 @pytest.fixture
@@ -194,7 +171,7 @@ def test_changing_the_rule_recomputes_ranks_from_the_stored_spectra(run: Any) ->
 def test_what_is_chosen_stands_in_the_address(run: Any) -> None:
     app = show("Overview")
     assert app.query_params["run"] == "first"
-    app.radio(key="view").set_value("Advice").run()
+    turn_to(app, "Advice")
     app.slider(key="alpha").set_value(0.75).run()
     assert not app.exception
     again = show("Advice", run="first", alpha="0.75")
@@ -282,7 +259,7 @@ def test_every_view_shows_every_kind_of_run(folder: Path, case: str, view: str) 
 def test_a_view_of_many_matrices_is_small_enough_to_send(folder: Path, view: str) -> None:
     make_run(folder / "run", matrices=300, steps=range(0, 300, 10))
     app = show(view)
-    assert sum(len(chart.proto.spec) for chart in app.get("plotly_chart")) < 5 * MEGABYTE
+    assert sum(len(figure) for figure in sent(app)) < 5 * MEGABYTE
 
 
 @pytest.mark.slow
@@ -335,8 +312,8 @@ def test_markup_in_names_is_shown_as_text(folder: Path, view: str) -> None:
     name = MARKUP.replace("/", "")
     make_run(folder / name, names=[MARKUP, "h.0.mlp.c_fc.weight"])
     app = show(view, run=name)
-    for figure in app.get("plotly_chart"):
-        assert "<img" not in figure.proto.spec
+    for figure in sent(app):
+        assert "<img" not in figure
     for part in (*app.markdown, *app.caption, *app.error, *app.warning):
         assert not getattr(part.proto, "allow_html", False)
         assert "<img" not in re.sub(r"(`+) ?.*? ?\1(?!`)", "", part.value)  # but as code
@@ -359,7 +336,7 @@ def test_an_address_that_leads_out_of_the_folder_shows_nothing_of_it(folder: Pat
     (folder / "link").symlink_to(folder.parent / "secret")
     app = show("Overview", run=address.format(parent=folder.parent))
     assert "Refused" in app.error[0].value
-    assert "hidden" not in "".join(chart.proto.spec for chart in app.get("plotly_chart"))
+    assert "hidden" not in "".join(sent(app))
 
 
 def test_a_run_whose_files_lead_elsewhere_or_would_block_is_refused(folder: Path) -> None:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from helpers.dashboard_browser import drawn, open_view, place, serving, settle, streamlit, until, url, visit
 
 from inrank_monitor import open_run
 from inrank_monitor.advice import advise, rank_pattern
-from inrank_monitor.launch import RUNS_VARIABLE, app_directory
+from inrank_monitor.launch import app_directory
 
 pytestmark = pytest.mark.slow
 VIEWS = {
@@ -73,50 +70,6 @@ class Training:
         assert self._process.wait(60) == 0
 
 
-def until(true: Callable[[], Any], seconds: float = 30) -> None:
-    """Wait for something to come true."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.1)
-
-
-@contextmanager
-def serving(*command: str, folder: str | None = None) -> Iterator[str]:
-    """A server started by a command that gets its port appended; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name != RUNS_VARIABLE}
-    if folder:
-        environment[RUNS_VARIABLE] = folder
-    command = tuple(part.format(port=port) for part in command)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: healthy(address), 60)
-        yield address
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)  # the command may have started the server as a process of its own
-        server.wait(20)
-
-
-def healthy(address: str) -> bool:
-    """Whether the server answers."""
-    try:
-        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def streamlit(*arguments: str) -> list[str]:
-    """`streamlit run dashboard`, as in the README."""
-    options = ["--server.headless=true", "--server.port={port}"]
-    return [sys.executable, "-m", "streamlit", "run", str(app_directory()), *options, *arguments]
-
-
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Training]:
     (tmp_path / "runs").mkdir()
@@ -125,39 +78,10 @@ def live(tmp_path: Path) -> Iterator[Training]:
     training.end()
 
 
-def visit(browser: Any, address: str) -> Any:
-    """A page that keeps a note of every request and every error."""
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.requests, page.errors = [], []
-    page.on("request", lambda request: page.requests.append(request.url))
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.goto(address)
-    settle(page)
-    return page
-
-
-def settle(page: Any, heading: str | None = None) -> None:
-    """Wait until the page is drawn."""
-    page.wait_for_selector("h2" if heading is None else f"h2:has-text('{heading}')", timeout=30_000)
-    page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')", timeout=30_000)
-    assert page.locator("[data-testid=stException]").count() == 0
-
-
-def url(page: Any) -> str:
-    """The address as it is now; `page.url` lags behind while nothing else is asked of the page."""
-    return str(page.evaluate("location.href"))
-
-
 def snapshots(page: Any) -> int:
     """How many snapshots the page says it shows."""
     found = re.search(r"(\d+) snapshots", page.inner_text("[data-testid=stMain]"))
     return int(found.group(1)) if found else 0
-
-
-def open_view(page: Any, view: str) -> None:
-    """Choose a view as a reader does."""
-    page.locator("[data-testid=stSidebar] [data-testid=stRadio]").first.get_by_text(view, exact=True).click()
-    settle(page, view)
 
 
 def test_every_view_opens_by_a_click_and_nothing_outside_this_machine_is_asked(browser: Any, live: Training) -> None:
@@ -167,7 +91,7 @@ def test_every_view_opens_by_a_click_and_nothing_outside_this_machine_is_asked(b
             open_view(page, view)
             until(lambda: page.locator(".js-plotly-plot").count() == figures)  # noqa: B023
             assert page.locator("[data-testid=stAlertContentError]").count() == 0
-            assert ("view=" in url(page)) == (view != "Overview")
+            assert urlsplit(url(page)).path == f"/{place(view)}"
         outside = [url for url in page.requests if not url.startswith((address, "data:", "blob:"))]
         assert outside == []
         assert page.errors == []
@@ -175,13 +99,13 @@ def test_every_view_opens_by_a_click_and_nothing_outside_this_machine_is_asked(b
 
 def test_a_live_run_grows_without_a_reload_and_keeps_the_zoom_until_it_ends(browser: Any, live: Training) -> None:
     with serving(*streamlit(), folder=str(live.directory.parent)) as address:
-        page = visit(browser, f"{address}/?view=Rank+evolution")
+        page = visit(browser, f"{address}/rank-evolution")
         page.evaluate("window.notReloaded = true")
         page.wait_for_selector(".js-plotly-plot .nsewdrag")
         zoom(page)
         before, range_ = snapshots(page), zoomed_range(page)
         top = page.locator(".js-plotly-plot").bounding_box()
-        until(lambda: snapshots(page) > before)
+        until(lambda: snapshots(page) > before and measured(page) > before)
         settle(page)
         assert zoomed_range(page) == range_
         assert page.locator(".js-plotly-plot").bounding_box() == top
@@ -189,16 +113,23 @@ def test_a_live_run_grows_without_a_reload_and_keeps_the_zoom_until_it_ends(brow
         settle(page)
         still = snapshots(page)
         time.sleep(5)
-        assert snapshots(page) == still
+        assert snapshots(page) == measured(page) == still
         assert zoomed_range(page) == range_
         page.get_by_text("Follow live").click()
         until(lambda: snapshots(page) > still)
         live.end()
         until(lambda: "finished" in page.inner_text("[data-testid=stMain]"))
         until(lambda: page.get_by_text("Follow live").count() == 0)
-        assert snapshots(page) == len(open_run(live.directory).measurements["step"].unique())
+        steps = len(open_run(live.directory).measurements["step"].unique())
+        assert snapshots(page) == steps
+        until(lambda: measured(page) == steps)
         assert page.evaluate("window.notReloaded")
         assert zoomed_range(page) == range_
+
+
+def measured(page: Any) -> int:
+    """How many steps the first line of the first figure goes through."""
+    return len(drawn(page)[0]["traces"][0]["x"])
 
 
 def zoom(page: Any) -> None:
@@ -220,7 +151,7 @@ def zoomed_range(page: Any) -> list[float]:
 def test_advice_is_downloaded_as_a_file_that_lora_takes(browser: Any, live: Training) -> None:
     live.end()
     with serving(*streamlit(), folder=str(live.directory.parent)) as address:
-        page = visit(browser, f"{address}/?view=Advice")
+        page = visit(browser, f"{address}/advice")
         with page.expect_download() as waiting:
             page.get_by_role("button", name="rank_pattern for LoRA (JSON)").click()
         pattern = json.loads(Path(waiting.value.path()).read_text())
@@ -237,7 +168,7 @@ def test_advice_is_downloaded_as_a_file_that_lora_takes(browser: Any, live: Trai
 def test_a_shared_address_opens_the_same_view_with_the_same_choices(browser: Any, live: Training) -> None:
     live.end()
     with serving(*streamlit("--", str(live.directory.parent))) as address:
-        page = visit(browser, f"{address}/?view=Rank+evolution")
+        page = visit(browser, f"{address}/rank-evolution")
         page.get_by_text("block", exact=True).first.click()
         settle(page)
         page.locator("[data-testid=stSlider] input").first.press("ArrowLeft")
@@ -249,11 +180,35 @@ def test_a_shared_address_opens_the_same_view_with_the_same_choices(browser: Any
         assert again.inner_text("h2") == "Rank evolution"
 
 
+def test_choices_go_along_from_view_to_view_and_the_browsers_back_leads_to_the_last_one(
+    browser: Any, live: Training
+) -> None:
+    live.end()
+    with serving(*streamlit("--", str(live.directory.parent))) as address:
+        page = visit(browser, f"{address}/?view=Spectrum+density&alpha=0.8&matrix=2.weight")  # as views were named once
+        settle(page, "Spectrum density")
+        page.wait_for_url("**/spectrum-density?**")
+        for view in ("Explained ratio", "Advice", "Explained ratio"):
+            open_view(page, view)
+            assert "alpha=0.8" in url(page)
+            assert ("matrix=2.weight" in url(page)) == (view != "Advice")
+            assert "α = 0.8" in page.inner_text("[data-testid=stMain]")
+        for view in ("Advice", "Explained ratio", "Spectrum density"):
+            left = urlsplit(url(page)).path
+            while urlsplit(url(page)).path == left:  # twice where the view lets a choice go
+                page.go_back()
+                page.wait_for_timeout(1000)  # the answer to the new place is on its way
+                settle(page)
+            assert urlsplit(url(page)).path == f"/{place(view)}"
+            settle(page, view)
+            assert "α = 0.8" in page.inner_text("[data-testid=stMain]")
+
+
 def test_a_row_of_the_table_of_runs_is_chosen_for_all_views(browser: Any, live: Training) -> None:
     live.end()
     shutil.copytree(live.directory, live.directory.parent / "second")
     with serving(*streamlit("--", str(live.directory.parent))) as address:
-        page = visit(browser, f"{address}/?view=Runs&run=live")
+        page = visit(browser, f"{address}/runs?run=live")
         page.wait_for_selector("[data-testid=stDataFrame] canvas")
         click_row(page, 1)
         until(lambda: "run=second" in url(page))

@@ -34,7 +34,7 @@ from inrank.layers.convert import convert
 from inrank.reproduction.catalogue import experiment
 from inrank.reproduction.experiment import Outcome, Request, Training
 from inrank_monitor import attach
-from inrank_monitor.ranks.null_model import null_rank
+from inrank_monitor.ranks import RankRule, null_rank
 
 pytestmark = pytest.mark.numeric
 
@@ -159,7 +159,7 @@ def test_layers_that_do_not_grow_have_no_step() -> None:
 @pytest.mark.parametrize("shape", [(64, 16), (32, 128), (30, 30)])
 @pytest.mark.parametrize("definition", ["paper", "reference"])
 def test_untrained_paths_end_at_the_null_rank_and_never_shrink(shape: tuple[int, int], definition: Any) -> None:
-    paths = untrained_paths(*shape, 0.9, 4, definition, 2)
+    paths = untrained_paths(*shape, RankRule(0.9, 4, definition), 2)
     assert np.median([path[-1] for path in paths]) == null_rank(*shape, 0.9, 4, definition, "factors")
     assert all(0 < b - a <= 4 for path in paths for a, b in pairwise(path))
     assert {path[0] for path in paths} == {2}

@@ -22,7 +22,7 @@ from inrank.experiments.language.findings import (
     sentence,
     with_caveat,
 )
-from inrank.experiments.language.models import ARCHITECTURES, LanguageModel, gates, positions
+from inrank.experiments.language.models import ARCHITECTURES, LanguageConfig, LanguageModel, gates, positions
 from inrank.experiments.language.training import (
     LARGER_BATCH,
     SMALLER_RATE,
@@ -44,7 +44,8 @@ EVERY = figures_8_11.EXPERIMENTS | figures_12_14.EXPERIMENTS
 
 
 def _model(architecture: str, layers: int = 2) -> LanguageModel:
-    return LanguageModel(architecture, VOCABULARY, width=WIDTH, layers=layers, dropout=0.0).double().eval()
+    config = LanguageConfig(architecture=architecture, vocabulary=VOCABULARY, width=WIDTH, layers=layers, dropout=0.0)
+    return LanguageModel(config).double().eval()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -101,7 +102,7 @@ def test_positions_are_sines_and_cosines() -> None:
 
 def test_an_unknown_architecture_is_refused() -> None:
     with pytest.raises(ValueError, match="architecture must be one of rnn, gru, lstm, transformer, got 'mlp'"):
-        LanguageModel("mlp", VOCABULARY, width=WIDTH, layers=2)
+        LanguageConfig(architecture="mlp", vocabulary=VOCABULARY, width=WIDTH, layers=2)
 
 
 def test_pieces_read_each_column_to_its_end_and_then_begin_anew() -> None:

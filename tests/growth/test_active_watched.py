@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from helpers.active_training import by_gradient, converted, layers_of, loss_of, one_more
-from helpers.drawn import numbers as unpacked
+from helpers.app_pages import numbers as unpacked
+from helpers.app_pages import show, specs
 from helpers.everything import state
 from helpers.tables import table as measurements_of_dense_matrices
-from streamlit.testing.v1 import AppTest
 from torch.optim import AdamW
 
 import inrank
@@ -23,7 +22,7 @@ from inrank.layers.factored_layer import FactoredLayer
 from inrank_monitor import SpectrumTracker, attach, open_run
 from inrank_monitor.figures import rank_evolution
 from inrank_monitor.figures.tables import column_title
-from inrank_monitor.launch import RUNS_VARIABLE, app_directory
+from inrank_monitor.launch import RUNS_VARIABLE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 12
@@ -211,12 +210,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def figures(view: str, **address: Any) -> list[dict[str, Any]]:
     """The figures of a view of the page, as their JSON."""
-    app = AppTest.from_file(str(app_directory() / "streamlit_app.py"), default_timeout=60)
-    for name, value in {"view": view, **address}.items():
-        app.query_params[name] = value
-    app.run()
-    assert not app.exception, app.exception[0]
-    return [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
+    return specs(show(view, **address))
 
 
 def test_the_dashboard_draws_the_layers_ranks_with_a_triangle_at_each_growth(folder: Path) -> None:

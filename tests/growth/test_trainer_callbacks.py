@@ -109,6 +109,15 @@ def test_model_that_is_not_converted_is_refused(tmp_path: Path) -> None:
         trainer(gpt2(converted=False), tmp_path, growing()).train()
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [({"threshold": 2.0}, "threshold must be in"), ({"every": 0}, "every must be"), ({"rule": 3}, "rule must be")],
+)
+def test_an_option_out_of_range_is_named_before_a_trainer_is_made(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        growing(**option)
+
+
 def test_nothing_grows_after_until(tmp_path: Path) -> None:
     callback = growing(until=4, rule=lambda seen: seen.rank + 1)
     trainer(gpt2(), tmp_path, callback).train()

@@ -24,6 +24,7 @@ from inrank_monitor.plan.models import planned_model, planned_shapes
 from inrank_monitor.plan.planning import Plan, make_plan
 from inrank_monitor.plan.quantities import Cost, Curve, Layout, PlannedMatrix, Rates, Recorded, Speed
 from inrank_monitor.plan.recorded import recorded
+from inrank_monitor.plan.scenario import Scenario
 from inrank_monitor.plan.text import duration, plan_text, size
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -294,7 +295,7 @@ def advice_for(seconds_full: float, budget: float = 0.01, layers: int = 16) -> A
     machine = rates(speed, fetch=0.0)
     notes: dict[int | None, Recorded] = dict.fromkeys((None, 64), NOTHING)
     costs = {leading: cost(model.planned, leading, Layout(), machine, NOTHING) for leading in notes}
-    return advise(model.planned, costs, Layout(), machine, notes, budget, True)
+    return advise(Scenario(model, Layout(), budget=budget), machine, costs)
 
 
 def test_advice_is_the_most_that_the_budget_allows() -> None:
@@ -320,7 +321,7 @@ def test_the_patterns_of_the_advice_choose_its_matrices() -> None:
     machine = rates(speed, fetch=0.0)
     notes: dict[int | None, Recorded] = {64: Recorded(0.1, 1000, 1000)}
     costs = {64: cost(model.planned, 64, Layout(), machine, notes[64])}
-    advice = advise(model.planned, costs, Layout(), machine, notes, 0.01, True)
+    advice = advise(Scenario(model, Layout()), machine, costs)
     assert advice.every > 1
     assert advice.fits
     call = ast.parse(attach_line(advice, "runs/x", 0.01)).body[0].value  # type: ignore[attr-defined]
@@ -332,7 +333,7 @@ def test_the_patterns_of_the_advice_choose_its_matrices() -> None:
 def test_calibration_puts_the_threads_back_and_leaves_nothing_behind(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     model = planned_shapes("80x64:2")
-    found = calibrate(model.planned, [4], Layout(threads=before + 1), torch.device("cpu"), tmp_path)
+    found = calibrate(Scenario(model, Layout(threads=before + 1), [4], directory=tmp_path))
     assert torch.get_num_threads() == before
     assert not list(tmp_path.iterdir())
     assert found.pool.products.sides == (64,)
@@ -346,8 +347,8 @@ def made_up_plan(layout: Layout) -> Plan:
     costs: dict[int | None, Cost] = {
         each: cost(model.planned, each, layout, machine, notes[each]) for each in (None, 64)
     }
-    advice = advise(model.planned, costs, layout, machine, notes, 0.01, True)
-    return Plan(model, layout, torch.device("cpu"), Path("runs/llama-7b"), 0.01, machine, costs, advice)
+    scenario = Scenario(model, layout, directory=Path("runs/llama-7b"))
+    return Plan(scenario, machine, costs, advise(scenario, machine, costs))
 
 
 def test_the_text_says_what_is_planned_for_and_fits_the_terminal() -> None:
@@ -468,7 +469,7 @@ def test_a_real_snapshot_takes_about_as_long_as_planned(tmp_path: Path) -> None:
     planned = planned_shapes("512x1536:8")
     predicted, measured = [], []
     for attempt in range(3):  # other work on the machine disturbs single ones
-        plan = make_plan(planned, Layout(), [32], directory=tmp_path)
+        plan = make_plan(Scenario(planned, Layout(), [32], directory=tmp_path))
         for leading in (None, 32):
             directory = tmp_path / f"{leading}-{attempt}"
             predicted.append(plan.costs[leading].counted)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from inrank_monitor.ranks.null_model import null_singular_values
 from inrank_monitor.spectra.estimated import EstimatedSpectrum, estimated_spectrum
-from inrank_monitor.spectra.lanczos import SpectralDensity, spectral_density
+from inrank_monitor.spectra.lanczos import LinearOperator, Quadrature, SpectralDensity, spectral_density
 from inrank_monitor.spectra.leading import LeadingSubspace
 from inrank_monitor.spectra.spectrum import singular_values
 
@@ -25,16 +25,8 @@ def density_of(
     matrix: Tensor, norm_known: bool = True, steps: int = 12, probes: int = 16, seed: int = 0
 ) -> SpectralDensity:
     energy = float(matrix.detach().double().square().sum()) if norm_known else None
-    return spectral_density(
-        lambda block: matrix @ block,
-        lambda block: matrix.mT @ block,
-        len(matrix),
-        like=matrix,
-        steps=steps,
-        probes=probes,
-        seed=seed,
-        energy=energy,
-    )
+    operator = LinearOperator(lambda block: matrix @ block, lambda block: matrix.mT @ block, len(matrix), matrix)
+    return spectral_density(operator, Quadrature(steps, probes, seed), energy)
 
 
 def wasserstein(found: np.ndarray, expected: np.ndarray) -> float:
@@ -291,7 +283,7 @@ def test_shards_give_the_density_of_the_whole() -> None:
     def backward(block: Tensor) -> Tensor:
         return torch.cat([part.mT @ block for part in parts])
 
-    found = spectral_density(forward, backward, SHORT, like=matrix)
+    found = spectral_density(LinearOperator(forward, backward, SHORT, matrix), Quadrature())
     assert_allclose(found.values, density_of(matrix, norm_known=False).values, rtol=0, atol=1e-4 * found.values[0])
 
 

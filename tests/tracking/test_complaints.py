@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.app_pages import show, specs
 from helpers.made_runs import make_run
 from helpers.oracles import singular_values
 from helpers.training import mlp, record_resumed, sgd, train
@@ -24,6 +25,7 @@ import inrank_monitor.tracking.snapshots
 from inrank_monitor import attach, open_run
 from inrank_monitor.advice import advise, rank_pattern, write_rank_pattern
 from inrank_monitor.figures import rank_heatmap
+from inrank_monitor.launch import RUNS_VARIABLE
 from inrank_monitor.runs.log import TENSORBOARD_DIR
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -132,24 +134,10 @@ def test_a_heat_map_holds_hundreds_of_matrices_in_one_figure(tmp_path: Path) -> 
 class TestDashboard:
     """The page itself, of a model with 400 matrices."""
 
-    @pytest.fixture
-    def show(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-        from streamlit.testing.v1 import AppTest
-
-        from inrank_monitor.launch import RUNS_VARIABLE, app_directory
-
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         make_run(tmp_path / "runs/large", matrices=400, steps=range(0, 100, 10))
         monkeypatch.setenv(RUNS_VARIABLE, str(tmp_path / "runs"))
-
-        def shown(view: str, **address: Any) -> Any:
-            app = AppTest.from_file(str(app_directory() / "streamlit_app.py"), default_timeout=60)
-            for name, value in {"view": view, **address}.items():
-                app.query_params[name] = value
-            app.run()
-            assert not app.exception, app.exception[0]
-            return app
-
-        return shown
 
     @pytest.mark.parametrize(
         "view",
@@ -163,16 +151,16 @@ class TestDashboard:
             "Advice",
         ],
     )
-    def test_no_view_has_more_than_a_few_charts(self, show: Callable[..., Any], view: str) -> None:
+    def test_no_view_has_more_than_a_few_charts(self, view: str) -> None:
         """wandb 1537 and 4759."""
-        assert len(show(view).get("plotly_chart")) <= 3
+        assert len(specs(show(view))) <= 3
 
-    def test_a_filter_leaves_the_matrices_that_are_asked_for(self, show: Callable[..., Any]) -> None:
+    def test_a_filter_leaves_the_matrices_that_are_asked_for(self) -> None:
         """wandb 4759: charts can only be had all at once."""
         app = show("Rank evolution", block="block 7", role="q")
         assert {"Blocks", "Kinds of matrix"} <= {widget.label for widget in app.multiselect}
-        (chart,) = app.get("plotly_chart")
-        named = [trace["meta"][0] for trace in json.loads(chart.proto.spec)["data"] if trace.get("meta")]
+        (figure,) = specs(app)
+        named = [trace["meta"][0] for trace in figure["data"] if trace.get("meta")]
         assert [name for name in named if name != "null rank"] == ["h.7.attn.c_attn.weight[q]"]
 
 

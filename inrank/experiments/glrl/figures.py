@@ -61,7 +61,7 @@ def _paths(numbers: Numbers) -> Figure:
     depths, rank, seed = numbers.depths, numbers.rank, numbers.seeds[0]
     shown = sorted({numbers.smallest, numbers.starts[1], numbers.usual})
     titles = ["Algorithm 1", *(f"gradient descent from {start:g}" for start in shown)]
-    figure = _panels(len(depths), 1 + len(shown), titles, "singular value", [f"depth {depth}" for depth in depths])
+    figure = _panels(titles, [f"depth {depth}" for depth in depths], "singular value")
     for row, depth in enumerate(depths, 1):
         names = [greedy_name("completion", depth, seed)]
         names += [descent_name("completion", depth, start, seed) for start in shown]
@@ -85,7 +85,7 @@ def _paths(numbers: Numbers) -> Figure:
 
 def _distances(numbers: Numbers) -> Figure:
     depths, rank, seed = numbers.depths, numbers.rank, numbers.seeds[0]
-    figure = _panels(1, len(depths), [f"depth {depth}" for depth in depths], "‖A − A_r‖ / ‖A_r‖", [""])
+    figure = _panels([f"depth {depth}" for depth in depths], [""], "‖A − A_r‖ / ‖A_r‖")
     for col, depth in enumerate(depths, 1):
         for start, dash in ((numbers.smallest, "solid"), (numbers.usual, "dot")):
             for place in range(rank):
@@ -119,7 +119,7 @@ def _starts(numbers: Numbers) -> Figure:
         ),
         "distance from the critical points": lambda depth, start: numbers.farthest(depth, start, ["completion"]),
     }
-    figure = _panels(1, len(panels), list(panels), "", [""], "start")
+    figure = _panels(list(panels), [""], "", "start")
     for place, depth in enumerate(numbers.depths):
         starts = starts_of(numbers.scale, "completion", depth)
         for col, values_at in enumerate(panels.values(), 1):
@@ -148,10 +148,9 @@ def _starts(numbers: Numbers) -> Figure:
     )
 
 
-def _panels(
-    rows: int, cols: int, titles: Sequence[str], y_title: str, row_titles: Sequence[str], x_title: str = "step"
-) -> go.Figure:
-    """Panels with a logarithmic step axis."""
+def _panels(titles: Sequence[str], row_titles: Sequence[str], y_title: str, x_title: str = "step") -> go.Figure:
+    """Panels with a logarithmic step axis: a column a title, a row a row title."""
+    rows, cols = len(row_titles), len(titles)
     figure = new_figure("", "", "", height=360 if rows == 1 else 230 * rows + 60)
     figure.set_subplots(rows, cols, column_titles=list(titles), horizontal_spacing=0.06, vertical_spacing=0.08)
     for row in range(1, rows + 1):

@@ -8,18 +8,18 @@ the rank holds, and is to exceed α.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 
 import numpy as np
 import pandas as pd
 
 from inrank.experiments.gpt2.figures import grown_ranks, not_trained, over_all
-from inrank.experiments.gpt2.rank_growth import Grown, rule_of, shape_of, untrained_paths
-from inrank.experiments.gpt2.rows import Measured, Row, judge, trainings_of
+from inrank.experiments.gpt2.rank_growth import Grown, shape_of, untrained_draw, untrained_paths
+from inrank.experiments.gpt2.rows import Claim, Measured, Row, judge, trainings_of
 from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcomes, Request, Statement, Table, Training
 from inrank.reproduction.verdicts import Sample, is_below
 from inrank_monitor.figures import spectrum_density
-from inrank_monitor.ranks import untrained_growth
 
 INRANK = Row("small", "inrank", "InRank (Algorithm 2)")
 SHORT = 0.01
@@ -68,12 +68,12 @@ def untrained_checks(grown: Grown, name: str) -> list[tuple[int, np.ndarray]]:
 
     Of the draws that a null rank is the median of, the first that ends there.
     """
-    rule = rule_of(grown.settings)
+    rule, initial_rank = grown.settings.rank_rule, grown.settings.initial_rank
     rows, cols = shape_of(grown.run, name)
-    paths = untrained_paths(rows, cols, *rule)
+    paths = untrained_paths(rows, cols, rule, initial_rank)
     median = sorted(path[-1] for path in paths)[len(paths) // 2]
     seed = next(seed for seed, path in enumerate(paths) if path[-1] == median)
-    checks = untrained_growth(rows, cols, *rule, seed)
+    checks = untrained_draw(rows, cols, rule, initial_rank, seed)
     ranks = [rank for rank, _ in checks[1:]] + [checks[-1][0]]
     return [(rank, values) for rank, (_, values) in zip(ranks, checks, strict=True)]
 
@@ -86,12 +86,10 @@ def _rule_statement(seeds: Sequence[Grown]) -> Statement:
         shares,
         RULE,
         lambda known: judge(
-            is_below,
-            RULE,
+            partial(is_below, limit=SHORT, what="one in a hundred"),
+            Claim(RULE),
             Sample("growths that end below α without having come to their limit", known, ".1%"),
             note=f"{count} growths over all seeds and matrices, {limit} of them to the limit of one check",
-            limit=SHORT,
-            what="one in a hundred",
         ),
     )
 
@@ -103,13 +101,10 @@ def _area_statement(seeds: Sequence[Grown], noise: float) -> Statement:
         shares,
         AREA,
         lambda known: judge(
-            is_below,
-            AREA,
+            partial(is_below, limit=1 - alpha, what="1 − α"),
+            Claim(AREA, paper=f"below {1 - alpha:.2g}"),
             Sample("share of Σσ that the rank does not hold after a growth", known, ".3g"),
-            paper=f"below {1 - alpha:.2g}",
             note=f"noise at rest: {1 - noise:.3g}; eq. 7 compares variances, which a few strong values make up",
-            limit=1 - alpha,
-            what="1 − α",
         ),
     )
 

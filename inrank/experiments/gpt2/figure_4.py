@@ -12,15 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import fmean, stdev
 from typing import Any
 
 import plotly.graph_objects as go
 
 from inrank.experiments.gpt2.figures import not_trained
-from inrank.experiments.gpt2.rows import Measured, Row, against, judge, trainings_of, written
+from inrank.experiments.gpt2.rows import Claim, Measured, Row, against, judge, trainings_of, written
 from inrank.experiments.gpt2.table_1 import BASELINE
-from inrank.experiments.gpt2.trainings import SIZES, THRESHOLDS
+from inrank.experiments.gpt2.trainings import SIZES, THRESHOLDS, Variant
 from inrank.gpt2.models import parse_size
 from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcomes, Request, Statement, Table, Training
 from inrank.reproduction.verdicts import Sample, is_below, spread
@@ -35,9 +36,9 @@ RANKS = {
 MARGIN, FACTOR = 0.01, 2.0
 MODEL, ALPHA = "small", max(THRESHOLDS)
 DENSE = replace(BASELINE[MODEL], label="dense")
-NULL = Row(MODEL, "fixed-rank", "fixed at the null rank", {"rank": "null"})
+NULL = Row(MODEL, "fixed-rank", "fixed at the null rank", Variant(rank="null"))
 GROWN = {
-    threshold: Row(MODEL, "inrank-efficient", f"InRank-Efficient, α = {threshold:g}", {"threshold": threshold})
+    threshold: Row(MODEL, "inrank-efficient", f"InRank-Efficient, α = {threshold:g}", Variant(threshold=threshold))
     for threshold in THRESHOLDS
 }
 TITLE = "Perplexity over fixed ranks"
@@ -46,7 +47,7 @@ CLAIM = "Section 6.1, Figure 4: the rank that InRank finds aligns with the intri
 
 def sweep(request: Request) -> dict[int, Row]:
     """The fixed ranks of this scale."""
-    return {rank: Row(MODEL, "fixed-rank", f"rank {rank}", {"rank": rank}) for rank in RANKS[request.scale]}
+    return {rank: Row(MODEL, "fixed-rank", f"rank {rank}", Variant(rank=rank)) for rank in RANKS[request.scale]}
 
 
 def trainings(request: Request) -> list[Training]:
@@ -110,13 +111,10 @@ def _statement(measured: Measured, intrinsic: Sequence[int]) -> Statement:
         f"{_edge(measured, intrinsic)}{_full(measured, intrinsic)}"
     )
     found = judge(
-        is_below,
-        CLAIM,
+        partial(is_below, limit=math.log2(FACTOR), what=f"a factor of {FACTOR:g}, in log₂"),
+        Claim(CLAIM, paper="aligns"),
         logarithms,
-        paper="aligns",
         note=note,
-        limit=math.log2(FACTOR),
-        what=f"a factor of {FACTOR:g}, in log₂",
     )
     if found.verdict == "agrees" and _edge(measured, intrinsic):
         found = replace(found, verdict="not tested")
@@ -169,14 +167,15 @@ def _figure(measured: Measured, rows: Mapping[int, Row], intrinsic: Sequence[int
     """The sweep as a line; crosses where InRank ended; the null rank dashed."""
     figure = new_figure("", "rank", "perplexity")
     null = fmean(_null(measured))
-    swept = [measured.sample(row, "perplexity").values for row in rows.values()]
-    _add(figure, list(rows), swept, "fixed rank", color=category(0))
+    swept: dict[float, Sequence[float]]
+    swept = {rank: measured.sample(row, "perplexity").values for rank, row in rows.items()}
+    _add(figure, swept, "fixed rank", category(0))
     for threshold in THRESHOLDS:
-        perplexity = measured.sample(GROWN[threshold], "perplexity").values
+        grown = {fmean(_ranks(measured, threshold)): measured.sample(GROWN[threshold], "perplexity").values}
         look = {"symbol": "x", "size": 13, "opacity": 1.0 if threshold == ALPHA else 0.5}
-        _add(figure, [fmean(_ranks(measured, threshold))], [perplexity], GROWN[threshold].label, category(1), look)
+        _add(figure, grown, GROWN[threshold].label, category(1), look)
     look = {"symbol": symbol(2 * 6), "size": 12}
-    _add(figure, [null], [measured.sample(NULL, "perplexity").values], NULL.label, NEUTRAL, look)
+    _add(figure, {null: measured.sample(NULL, "perplexity").values}, NULL.label, NEUTRAL, look)
     figure.add_vline(
         x=null, line={"color": NEUTRAL, "dash": "dash", "width": 1.5}, name=f"null rank {null:.3g}", showlegend=True
     )
@@ -195,16 +194,16 @@ def _figure(measured: Measured, rows: Mapping[int, Row], intrinsic: Sequence[int
 
 def _add(
     figure: go.Figure,
-    ranks: Sequence[float],
-    values: Sequence[Sequence[float]],
+    perplexities: Mapping[float, Sequence[float]],
     name: str,
     color: str,
     marker: Mapping[str, Any] | None = None,
 ) -> None:
-    spreads = [stdev(one) if len(one) > 1 else 0.0 for one in values]
+    """Perplexities by rank, a seed each."""
+    spreads = [stdev(one) if len(one) > 1 else 0.0 for one in perplexities.values()]
     figure.add_scatter(
-        x=list(ranks),
-        y=[fmean(one) for one in values],
+        x=list(perplexities),
+        y=[fmean(one) for one in perplexities.values()],
         error_y={"array": spreads, "visible": any(spreads)},
         mode="markers" if marker else "lines+markers",
         name=name,

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
 import pandas as pd
 
 from inrank.experiments.gpt2.figures import grown_ranks, not_trained, over_all
 from inrank.experiments.gpt2.rank_growth import Grown, done_by_step, step_when_done
-from inrank.experiments.gpt2.rows import Measured, Row, judge, trainings_of
+from inrank.experiments.gpt2.rows import Claim, Measured, Row, judge, trainings_of
 from inrank.experiments.gpt2.table_1 import EFFICIENT
 from inrank.experiments.gpt2.trainings import MODELS
 from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcomes, Request, Statement, Table, Training
@@ -115,12 +116,10 @@ def _early_statement(request: Request, model: str, seeds: Seeds) -> Statement:
         seeds.early,
         claim,
         lambda known: judge(
-            is_below,
-            claim,
+            partial(is_below, limit=limit, what=f"the first part {what}"),
+            Claim(claim),
             Sample(f"share {what} after which {SHARE:.0%} of the growth is done", known, ".2g"),
             note=_beside_noise(seeds, known),
-            limit=limit,
-            what=f"the first part {what}",
         ),
     )
 
@@ -130,12 +129,11 @@ def _settled_statement(seeds: Seeds) -> Statement:
     phase = seeds.grown[0].settings.phase_steps
     before = [float(one.ranks.loc[:phase].iloc[-1].mean()) for one in seeds.grown]
     return judge(
-        is_not_above,
-        "Section 6.2, appendix C: the first phase (T steps) is long enough for ranks to come to rest",
+        partial(is_not_above, margin=SETTLED),
+        Claim("Section 6.2, appendix C: the first phase (T steps) is long enough for ranks to come to rest"),
         Sample("rank at the end of a training that may grow throughout", seeds.rank.values, ".3g"),
         Sample(f"its rank at T = {phase}", before, ".3g"),
         note=f"noise comes to rest at {seeds.null_rank:.3g}",
-        margin=SETTLED,
     )
 
 

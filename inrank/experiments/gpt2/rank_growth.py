@@ -1,6 +1,6 @@
 """How the ranks of a GPT-2's MLP matrices grew in a run, and how the same rule grows factors that nobody trains.
 
-All is read from the run's snapshots. `gpt2_trainings` takes one after each check of the ranks (at the paper's sizes the
+All is read from the run's snapshots. `trainings` takes one after each check of the ranks (at the paper's sizes the
 tracker chooses, so that a growth is seen at the first snapshot after it).
 """
 
@@ -19,7 +19,7 @@ from inrank.gpt2.models import TARGETS
 from inrank.gpt2.settings import Settings
 from inrank.layers import break_even_rank
 from inrank.reproduction.experiment import Outcome
-from inrank_monitor.ranks import Definition, explained_ratio, untrained_growth
+from inrank_monitor.ranks import RankRule, explained_ratio, untrained_growth
 from inrank_monitor.runs import Run
 
 DRAWS = 5  # of untrained factors, as for a null rank
@@ -164,25 +164,23 @@ def done_by_step(ranks: pd.DataFrame) -> pd.Series:
 
 
 def _untrained_by_check(run: Run, settings: Settings) -> pd.DataFrame:
-    paths = {name: untrained_paths(*shape_of(run, name), *rule_of(settings)) for name in mlp_matrices(run)}
+    rule, initial_rank = settings.rank_rule, settings.initial_rank
+    paths = {name: untrained_paths(*shape_of(run, name), rule, initial_rank) for name in mlp_matrices(run)}
     length = max(len(path) for drawn in paths.values() for path in drawn)
     table = {name: np.median([_lengthened(path, length) for path in drawn], axis=0) for name, drawn in paths.items()}
     return pd.DataFrame(table, index=pd.RangeIndex(length, name="check")).astype(int)
 
 
-def rule_of(settings: Settings) -> tuple[float, int, Definition, int]:
-    """α, b, the explained ratio's definition and r₀ of a training: what `untrained_growth` asks for."""
-    return settings.threshold, settings.buffer_rank, settings.rule_definition, settings.initial_rank
-
-
 @lru_cache(maxsize=256)
-def untrained_paths(
-    rows: int, cols: int, threshold: float, buffer_rank: int, definition: Definition, initial_rank: int
-) -> tuple[tuple[int, ...], ...]:
+def untrained_paths(rows: int, cols: int, rule: RankRule, initial_rank: int) -> tuple[tuple[int, ...], ...]:
     """Ranks at the checks of each of the draws that a null rank is the median of; cached."""
-    options = (threshold, buffer_rank, definition, initial_rank)
-    drawn = (untrained_growth(rows, cols, *options, seed) for seed in range(DRAWS))
+    drawn = (untrained_draw(rows, cols, rule, initial_rank, seed) for seed in range(DRAWS))
     return tuple(tuple(rank for rank, _ in checks) for checks in drawn)
+
+
+def untrained_draw(rows: int, cols: int, rule: RankRule, initial_rank: int, seed: int) -> list[tuple[int, np.ndarray]]:
+    """One of the draws: `untrained_growth` by a rule."""
+    return untrained_growth(rows, cols, rule.threshold, rule.buffer_rank, rule.definition, initial_rank, seed)
 
 
 def _lengthened(path: Sequence[int], length: int) -> list[int]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import Any
 
-from inrank.experiments.gpt2.trainings import SIZES, can_train, number, over_seeds
+from inrank.experiments.gpt2.trainings import SIZES, USUAL, Variant, can_train, number, over_seeds
 from inrank.gpt2.results_table import duration, size, thousands
 from inrank.reproduction.experiment import Outcomes, Request, Statement, Table, Training, Verdict
 from inrank.reproduction.verdicts import Sample, is_less, not_tested, spread
@@ -36,18 +35,18 @@ class Row:
         model: `small`, `medium`, `large`: the paper's, or what stands for it at this scale.
         method: of `inrank train`.
         label: of the row.
-        options: of `gpt2_trainings.gpt2`.
+        variant: in what they differ from the method's usual ones.
     """
 
     model: str
     method: str
     label: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    variant: Variant = USUAL
 
 
 def trainings_of(request: Request, rows: Iterable[Row]) -> list[Training]:
     """A training for every row and seed; none where they cannot be trained here."""
-    return [one for row in rows for one in over_seeds(request, row.model, row.method, **row.options)]
+    return [one for row in rows for one in over_seeds(request, row.model, row.method, row.variant)]
 
 
 @dataclass(frozen=True)
@@ -78,31 +77,32 @@ class Measured:
         return model if standing == model else f"{model} ({standing})"
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, in words and, where it gives one, as a number."""
+
+    text: str
+    paper: str = "–"
+
+
 def judge(
-    verdict: Callable[..., Statement],
-    claim: str,
-    *samples: Sample,
-    paper: str = "–",
-    note: str = "",
-    undecided: str = "",
-    **options: Any,
+    verdict: Callable[..., Statement], claim: Claim, *samples: Sample, note: str = "", undecided: str = ""
 ) -> Statement:
     """A statement by one of `verdicts`, or `not tested` where nothing was trained.
 
     Args:
-        verdict: such as `is_less`; takes the claim, the samples, `paper` and the options.
+        verdict: such as `is_less`; takes the claim's text, the samples and `paper`. What else it asks for is bound.
         claim: what the paper says.
         samples: ours; without values where nothing was trained.
-        paper: its number.
         note: that a reader needs to judge the numbers; goes behind how it was decided.
         undecided: why this machine cannot decide the claim; the numbers are shown all the same.
-        options: of the verdict.
     """
+    text, paper = claim.text, claim.paper
     if not all(sample.values for sample in samples):
-        return not_tested(claim, NEEDS_GPU, paper=paper)
+        return not_tested(text, NEEDS_GPU, paper=paper)
     if undecided:
-        return not_tested(claim, undecided, paper=paper, ours="; ".join(sample.named for sample in samples))
-    found = verdict(claim, *samples, paper=paper, **options)
+        return not_tested(text, undecided, paper=paper, ours="; ".join(sample.named for sample in samples))
+    found = verdict(text, *samples, paper=paper)
     return replace(found, why=f"{found.why}; {note}") if note else found
 
 

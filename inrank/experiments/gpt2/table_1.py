@@ -7,6 +7,7 @@ Settled before any number was seen: "comparable" is at most 2 % more perplexity 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 
 from inrank.experiments.gpt2.paper_tables import QUOTED_1, TABLE_1, as_number, paper_row
@@ -16,6 +17,7 @@ from inrank.experiments.gpt2.rows import (
     MEMORY_NOTE,
     NEEDS_GPU,
     RUNTIME_NOTE,
+    Claim,
     Measured,
     Row,
     against,
@@ -24,7 +26,7 @@ from inrank.experiments.gpt2.rows import (
     rows_table,
     trainings_of,
 )
-from inrank.experiments.gpt2.trainings import MODELS, SIZES
+from inrank.experiments.gpt2.trainings import MODELS, SIZES, Variant
 from inrank.gpt2.models import parse_size
 from inrank.reproduction.experiment import Experiment, Findings, Outcomes, Request, Statement, Training
 from inrank.reproduction.verdicts import Sample, is_below, is_less, is_not_above
@@ -32,7 +34,7 @@ from inrank.reproduction.verdicts import Sample, is_below, is_less, is_not_above
 BASELINE = {model: Row(model, "baseline", "baseline") for model in MODELS}
 EFFICIENT = {model: Row(model, "inrank-efficient", "InRank-Efficient") for model in MODELS}
 VARIANTS = (
-    Row("small", "inrank-efficient", "κ = 1: the literal W0 + U V", {"gain": "1"}),
+    Row("small", "inrank-efficient", "κ = 1: the literal W0 + U V", Variant(gain="1")),
     Row("small", "reference", "the published code: no W0"),
 )
 ROWS = tuple(row for model in MODELS for row in (BASELINE[model], EFFICIENT[model])) + VARIANTS
@@ -83,13 +85,13 @@ def _rank_share(measured: Measured, model: str) -> Statement:
     noise = f"{fmean(null):.1f} %" if null else "–"
     keeps = "keeps it too" if null and fmean(null) <= LARGEST_SHARE else "does not keep it"
     return judge(
-        is_below,
-        f"Section 6.3: at most 33 % of the ranks are needed, GPT-{model}",
+        partial(is_below, limit=LARGEST_SHARE, what="the paper's largest share"),
+        Claim(
+            f"Section 6.3: at most 33 % of the ranks are needed, GPT-{model}",
+            paper=f"{100 * paper_row(model, 0.9).rank / paper_row(model, None).rank:.1f} %",
+        ),
         Sample(f"rank in % of the width (noise: {noise})", rank),
-        paper=f"{100 * paper_row(model, 0.9).rank / paper_row(model, None).rank:.1f} %",
         note=f"noise {keeps}",
-        limit=LARGEST_SHARE,
-        what="the paper's largest share",
     )
 
 
@@ -99,10 +101,10 @@ def _statements(measured: Measured, model: str) -> list[Statement]:
     perplexities = [measured.sample(one, "perplexity") for one in (row, base)]
     printed = f"{ours.perplexity} against {full.perplexity}"
     comparable = f"Table 1, section 6.3: InRank-Efficient's perplexity is comparable to the baseline's, GPT-{model}"
-    found = [judge(is_not_above, comparable, *perplexities, paper=printed, margin=COMPARABLE)]
+    found = [judge(partial(is_not_above, margin=COMPARABLE), Claim(comparable, printed), *perplexities)]
     if model in _BETTER:
         better = f"Section 6.3: InRank-Efficient's perplexity is even better than the baseline's, GPT-{model}"
-        found.append(judge(is_less, better, *perplexities, paper=printed))
+        found.append(judge(is_less, Claim(better, printed), *perplexities))
     found.append(_rank_share(measured, model))
     printed_pairs = {
         "runtime": f"{ours.hours} h against {full.hours} h",
@@ -111,10 +113,10 @@ def _statements(measured: Measured, model: str) -> list[Statement]:
     }
     for name, (words, divisor) in _EFFICIENCY.items():
         samples = [measured.sample(one, name, divisor) for one in (row, base)]
-        claim = f"Table 1: InRank-Efficient {words}, GPT-{model}"
+        claim = Claim(f"Table 1: InRank-Efficient {words}, GPT-{model}", printed_pairs[name])
         note = RUNTIME_NOTE if name == "runtime" else ""
         undecided = MEMORY_NOTE if name == "peak_memory" and measured.on_cpu else ""
-        found.append(judge(is_less, claim, *samples, paper=printed_pairs[name], note=note, undecided=undecided))
+        found.append(judge(is_less, claim, *samples, note=note, undecided=undecided))
     return found
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from inrank.experiments.gpt2.paper_tables import TABLE_2
 from inrank.experiments.gpt2.rows import (
     NEEDS_GPU,
+    Claim,
     Measured,
     Row,
     against,
@@ -20,12 +21,13 @@ from inrank.experiments.gpt2.rows import (
     trainings_of,
 )
 from inrank.experiments.gpt2.table_1 import EFFICIENT
-from inrank.experiments.gpt2.trainings import MODELS
+from inrank.experiments.gpt2.trainings import MODELS, Variant
 from inrank.reproduction.experiment import Experiment, Findings, Outcomes, Request, Training
 from inrank.reproduction.verdicts import is_less
 
 FIXED = {model: Row(model, "fixed-rank", "fixed at InRank-Efficient's ranks") for model in MODELS}
-NULL = Row("small", "fixed-rank", "fixed at the null ranks (nothing to determine)", {"rank": "null"})
+NULL = Row("small", "fixed-rank", "fixed at the null ranks (nothing to determine)", Variant(rank="null"))
+_LOWER = "Table 2: InRank-Efficient's perplexity is lower than at the same ranks fixed from the start"
 ROWS = (*(row for model in MODELS for row in (FIXED[model], EFFICIENT[model])), NULL)
 
 
@@ -40,10 +42,9 @@ def analyse(request: Request, outcomes: Outcomes) -> Findings:
     statements = [
         judge(
             is_less,
-            f"Table 2: InRank-Efficient's perplexity is lower than at the same ranks fixed from the start, GPT-{model}",
+            Claim(f"{_LOWER}, GPT-{model}", paper=f"{efficient} against {fixed}"),
             measured.sample(EFFICIENT[model], "perplexity"),
             measured.sample(FIXED[model], "perplexity"),
-            paper=f"{efficient} against {fixed}",
         )
         for model, (fixed, efficient) in TABLE_2.items()
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from statistics import fmean, stdev
 
@@ -15,6 +16,7 @@ from inrank.experiments.gpt2.paper_tables import TABLE_3, paper_row
 from inrank.experiments.gpt2.published_counts import count_reading, count_statements, count_table
 from inrank.experiments.gpt2.rows import (
     NEEDS_GPU,
+    Claim,
     Measured,
     Row,
     against,
@@ -25,7 +27,7 @@ from inrank.experiments.gpt2.rows import (
     written,
 )
 from inrank.experiments.gpt2.table_1 import BASELINE
-from inrank.experiments.gpt2.trainings import MODELS, THRESHOLDS
+from inrank.experiments.gpt2.trainings import MODELS, THRESHOLDS, Variant
 from inrank.experiments.null_ranks.numbers import published_ranks
 from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcomes, Request, Statement, Table, Training
 from inrank.reproduction.verdicts import Sample, is_below, is_less
@@ -34,7 +36,7 @@ from inrank_monitor.figures import NEUTRAL, category, new_figure
 LOW, HIGH = min(THRESHOLDS), max(THRESHOLDS)
 CHANCE = 0.5  # of two models ordering two thresholds alike
 VARIED = {
-    (model, threshold): Row(model, "inrank-efficient", f"α = {threshold:g}", {"threshold": threshold})
+    (model, threshold): Row(model, "inrank-efficient", f"α = {threshold:g}", Variant(threshold=threshold))
     for model in MODELS
     for threshold in THRESHOLDS
 }
@@ -76,17 +78,21 @@ def _statements(measured: Measured, model: str) -> list[Statement]:
     return [
         judge(
             is_less,
-            f"Table 3: the rank is lower with α = {LOW:g} than with α = {HIGH:g}, GPT-{model}",
+            Claim(
+                f"Table 3: the rank is lower with α = {LOW:g} than with α = {HIGH:g}, GPT-{model}",
+                paper=f"{paper[0].rank} against {paper[-1].rank}",
+            ),
             ranks[0],
             ranks[-1],
-            paper=f"{paper[0].rank} against {paper[-1].rank}",
         ),
         judge(
             is_less,
-            f"Table 3: perplexity is lower with α = {HIGH:g} than with α = {LOW:g}, GPT-{model}",
+            Claim(
+                f"Table 3: perplexity is lower with α = {HIGH:g} than with α = {LOW:g}, GPT-{model}",
+                paper=f"{paper[-1].perplexity} against {paper[0].perplexity}",
+            ),
             perplexities[-1],
             perplexities[0],
-            paper=f"{paper[-1].perplexity} against {paper[0].perplexity}",
         ),
     ]
 
@@ -117,12 +123,12 @@ def _consistency(measured: Measured) -> Statement:
     values = [disagreement({model: [s.values[seed] for s in samples[model]] for model in MODELS}) for seed in seeds]
     paper = {model: [paper_row(model, threshold).perplexity for threshold in THRESHOLDS] for model in MODELS}
     return judge(
-        is_below,
-        "Section 6.4: the performance of each threshold is consistent across sizes: two sizes order two α alike",
+        partial(is_below, limit=CHANCE, what="chance"),
+        Claim(
+            "Section 6.4: the performance of each threshold is consistent across sizes: two sizes order two α alike",
+            paper=f"{disagreement(paper):.0%} differently",
+        ),
         Sample("comparisons that come out differently", values, ".0%"),
-        paper=f"{disagreement(paper):.0%} differently",
-        limit=CHANCE,
-        what="chance",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from inrank.experiments.gpt2.paper_tables import QUOTED_5, TABLE_5, PaperRow
 from inrank.experiments.gpt2.published_counts import count_reading, count_statements, count_table, quoted_table
@@ -13,6 +14,7 @@ from inrank.experiments.gpt2.rows import (
     NEEDS_GPU,
     ON_CPU,
     RUNTIME_NOTE,
+    Claim,
     Measured,
     Row,
     against,
@@ -21,13 +23,13 @@ from inrank.experiments.gpt2.rows import (
     rows_table,
     trainings_of,
 )
-from inrank.experiments.gpt2.trainings import HALF
+from inrank.experiments.gpt2.trainings import HALF, Variant
 from inrank.reproduction.experiment import Experiment, Findings, Outcomes, Request, Statement, Training
 from inrank.reproduction.verdicts import is_less, is_not_above, not_tested
 
 MODELS = ("medium", "large")
 FULL = {model: Row(model, "inrank-efficient", "InRank-Efficient, 32 bits") for model in MODELS}
-HALVES = {model: Row(model, "inrank-efficient", "InRank-Efficient, 16 bits", {"half": True}) for model in MODELS}
+HALVES = {model: Row(model, "inrank-efficient", "InRank-Efficient, 16 bits", Variant(half=True)) for model in MODELS}
 ROWS = tuple(row for model in MODELS for row in (FULL[model], HALVES[model]))
 
 
@@ -79,38 +81,45 @@ def _statements(measured: Measured, model: str) -> list[Statement]:
     sizes = [measured.sample(one, "model_size", 1e6) for one in (half, full)]
     halved = replace(sizes[1], name=f"half of {sizes[1].name}", values=[value / 2 for value in sizes[1].values])
     times = [measured.sample(one, "runtime") for one in (half, full)]
+    comparable = partial(is_not_above, margin=COMPARABLE)
     memories = [measured.sample(one, "peak_memory", 1e6) for one in (half, full)]
     lead = f"Table 5, appendix D: in 16 bits ({_half(measured.request)} here)"
     return [
         judge(
-            is_not_above,
-            f"{lead} perplexity is comparable to 32 bits, GPT-{model}",
+            comparable,
+            Claim(
+                f"{lead} perplexity is comparable to 32 bits, GPT-{model}",
+                paper=f"{paper_half.perplexity} against {paper_full.perplexity}",
+            ),
             *(measured.sample(one, "perplexity") for one in (half, full)),
-            paper=f"{paper_half.perplexity} against {paper_full.perplexity}",
-            margin=COMPARABLE,
         ),
         judge(
             is_less,
-            f"{lead} training takes less time (s), GPT-{model}",
+            Claim(
+                f"{lead} training takes less time (s), GPT-{model}",
+                paper=f"{paper_half.hours} h against {paper_full.hours} h",
+            ),
             *times,
-            paper=f"{paper_half.hours} h against {paper_full.hours} h",
             note=RUNTIME_NOTE,
             undecided=ON_CPU if measured.on_cpu else "",
         ),
         judge(
             is_less,
-            f"{lead} training needs less memory (MB), GPT-{model}",
+            Claim(
+                f"{lead} training needs less memory (MB), GPT-{model}",
+                paper=f"{paper_half.memory:g} GB against {paper_full.memory:g} GB",
+            ),
             *memories,
-            paper=f"{paper_half.memory:g} GB against {paper_full.memory:g} GB",
             undecided=MEMORY_NOTE if measured.on_cpu else "",
         ),
         judge(
-            is_not_above,
-            f"{lead} the model is half as large (MB; each training found its own ranks), GPT-{model}",
+            comparable,
+            Claim(
+                f"{lead} the model is half as large (MB; each training found its own ranks), GPT-{model}",
+                paper=f"{paper_half.size} against {paper_full.size}",
+            ),
             sizes[0],
             halved,
-            paper=f"{paper_half.size} against {paper_full.size}",
-            margin=COMPARABLE,
         ),
     ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,38 @@ def can_train(request: Request) -> bool:
     return request.scale != "paper" or request.device != "cpu"
 
 
-def gpt2(
-    request: Request,
-    model: str,
-    method: str,
-    seed: int,
-    *,
-    threshold: float = 0.9,
-    rank: int | str | None = None,
-    half: bool = False,
-    gain: str = "match",
-) -> Training:
+@dataclass(frozen=True)
+class Variant:
+    """In what a training differs from its method's usual one.
+
+    Attributes:
+        threshold: α of the methods that grow.
+        rank: of fixed-rank; a number, `null`, or None for the ranks that inrank-efficient ended with.
+        half: in 16 bits (`HALF`).
+        gain: κ of `inrank train`; "1" is the paper's literal parametrization.
+    """
+
+    threshold: float = 0.9
+    rank: int | str | None = None
+    half: bool = False
+    gain: str = "match"
+
+    @property
+    def suffix(self) -> str:
+        """Of a training's name; empty for the usual one."""
+        parts = (
+            (f"-alpha-{self.threshold:g}", self.threshold != 0.9),
+            (f"-rank-{self.rank}", self.rank is not None),
+            ("-half", self.half),
+            (f"-gain-{self.gain}", self.gain != "match"),
+        )
+        return "".join(part for part, is_named in parts if is_named)
+
+
+USUAL = Variant()
+
+
+def gpt2(request: Request, model: str, method: str, seed: int, variant: Variant = USUAL) -> Training:
     """One training.
 
     Args:
@@ -58,31 +80,18 @@ def gpt2(
         model: `small`, `medium`, `large`: the paper's, or what stands for it.
         method: of `inrank train`.
         seed: of weights, dropout and order of the data.
-        threshold: α of the methods that grow.
-        rank: of fixed-rank; a number, `null`, or None for the ranks that inrank-efficient ended with.
-        half: in 16 bits (`HALF`).
-        gain: κ of `inrank train`; "1" is the paper's literal parametrization.
+        variant: in what it differs from the usual.
     """
-    recipe = _RECIPES[request.scale]
-    variant = "".join(
-        part
-        for part, is_named in (
-            (f"-alpha-{threshold:g}", threshold != 0.9),
-            (f"-rank-{rank}", rank is not None),
-            ("-half", half),
-            (f"-gain-{gain}", gain != "match"),
-        )
-        if is_named
-    )
+    recipe, rank = _RECIPES[request.scale], variant.rank
     copied = method == "fixed-rank" and rank is None
     source = gpt2(request, model, "inrank-efficient", seed) if copied else None
     options = {
         **{name: value for name, value in recipe.items() if name != "vocabulary"},
         "size": SIZES[request.scale][model],
-        "threshold": threshold,
+        "threshold": variant.threshold,
         "rank": None if rank is None else str(rank),
-        "gain": gain,
-        **({"precision": HALF["cpu" if request.device == "cpu" else "cuda"]} if half else {}),
+        "gain": variant.gain,
+        **({"precision": HALF["cpu" if request.device == "cpu" else "cuda"]} if variant.half else {}),
     }
     settings = {
         "method": method,
@@ -91,15 +100,15 @@ def gpt2(
         "corpus": text_settings(request, recipe["vocabulary"]),
         "ranks_from": source.name if source else None,
     }
-    name = f"gpt2-{model}-{method}{variant}-seed-{seed}"
+    name = f"gpt2-{model}-{method}{variant.suffix}-seed-{seed}"
     return Training(name, train_gpt2, settings, (source.name,) if source else (), _IMPORTS)
 
 
-def over_seeds(request: Request, model: str, method: str, **options: Any) -> list[Training]:
+def over_seeds(request: Request, model: str, method: str, variant: Variant = USUAL) -> list[Training]:
     """The same training for every seed of the request; none where it cannot be trained here."""
     if not can_train(request):
         return []
-    return [gpt2(request, model, method, seed, **options) for seed in request.seeds]
+    return [gpt2(request, model, method, seed, variant) for seed in request.seeds]
 
 
 def train_gpt2(directory: Path, settings: Mapping[str, Any], device: str) -> dict[str, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +23,11 @@ _LONGEST_PERIOD = 10_000.0
 State = Tensor | tuple[Tensor, ...] | None
 
 
-class LanguageModel(nn.Module):
-    """Predicts the next token at every place.
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """Kind and sizes of a model.
 
-    Args:
+    Attributes:
         architecture: one of `ARCHITECTURES`.
         vocabulary: how many different tokens there are.
         width: of embedding, hidden state and feed-forward.
@@ -37,22 +39,38 @@ class LanguageModel(nn.Module):
         ValueError: there is no such architecture.
     """
 
-    def __init__(
-        self, architecture: str, vocabulary: int, *, width: int, layers: int, heads: int = 2, dropout: float = 0.2
-    ) -> None:
+    architecture: str
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int = 2
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
+
+    def body(self) -> nn.Module:
+        """What lies between embedding and decoder, with fresh weights."""
+        width, dropout = self.width, self.dropout
+        if self.architecture in RECURRENT:
+            between = dropout if self.layers > 1 else 0.0
+            body: nn.Module = RECURRENT[self.architecture](width, width, self.layers, dropout=between)
+            return body
+        layer = nn.TransformerEncoderLayer(width, self.heads, dim_feedforward=width, dropout=dropout)
+        # the nested tensors are for padded batches; asking for them only brings a warning
+        return nn.TransformerEncoder(layer, self.layers, enable_nested_tensor=False)
+
+
+class LanguageModel(nn.Module):
+    """Predicts the next token at every place."""
+
+    def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
-        if architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
-        self.embedding = nn.Embedding(vocabulary, width)
-        self.dropout = nn.Dropout(dropout)
-        self.body: nn.Module
-        if architecture in RECURRENT:
-            self.body = RECURRENT[architecture](width, width, layers, dropout=dropout if layers > 1 else 0.0)
-        else:
-            layer = nn.TransformerEncoderLayer(width, heads, dim_feedforward=width, dropout=dropout)
-            # the nested tensors are for padded batches; asking for them only brings a warning
-            self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.decoder = nn.Linear(width, vocabulary)
+        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.body = config.body()
+        self.decoder = nn.Linear(config.width, config.vocabulary)
 
     def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Logits of the token after each place.

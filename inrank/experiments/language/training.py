@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from inrank.experiments.corpus import shared_corpus, text_settings
-from inrank.experiments.language.models import LanguageModel, State
+from inrank.experiments.language.models import LanguageConfig, LanguageModel, State
 from inrank.reproduction.experiment import Request, Training
 
 SMALLER_RATE, LARGER_BATCH = 4, 4  # by which factor the variants of Figure 14 differ
@@ -75,6 +75,13 @@ class Pieces:
         return window[:-1], window[1:], place == 0
 
 
+class Texts(NamedTuple):
+    """What a model is trained on, and what it is judged by."""
+
+    training: Pieces
+    held_out: Pieces
+
+
 def language_training(request: Request, architecture: str, layers: int, seed: int, variant: str = "") -> Training:
     """One training of a request; the same arguments give the same one in every figure.
 
@@ -112,16 +119,12 @@ def train_language_model(directory: Path, settings: Mapping[str, Any], device: s
     corpus = shared_corpus(directory.parent, settings["text"], settings["test_text"], settings["vocabulary"])
     torch.manual_seed(settings["seed"])
     begin = int(torch.randint(len(corpus.train), ()))  # so that seeds differ in the order of the text too
-    pieces = Pieces(np.roll(corpus.train, -begin), settings["batch"], settings["length"], device)
-    held_out = Pieces(corpus.test, _HELD_OUT_COLUMNS, settings["length"], device)
-    model = LanguageModel(
-        settings["architecture"],
-        corpus.vocabulary,
-        width=settings["width"],
-        layers=settings["layers"],
-        heads=settings["heads"],
-        dropout=settings["dropout"],
-    ).to(device)
+    texts = Texts(
+        Pieces(np.roll(corpus.train, -begin), settings["batch"], settings["length"], device),
+        Pieces(corpus.test, _HELD_OUT_COLUMNS, settings["length"], device),
+    )
+    sizes = {name: settings[name] for name in ("architecture", "width", "layers", "heads", "dropout")}
+    model = LanguageModel(LanguageConfig(vocabulary=corpus.vocabulary, **sizes)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=settings["learning_rate"])
     tracker = attach(
         model,
@@ -133,10 +136,10 @@ def train_language_model(directory: Path, settings: Mapping[str, Any], device: s
         resume=0,
     )
     with tracker:
-        before = held_out_loss(model, held_out)
+        before = held_out_loss(model, texts.held_out)
         tracker.log(held_out_loss=before)
-        _train(model, optimizer, pieces, held_out, settings, tracker)
-        after = held_out_loss(model, held_out)
+        _train(model, optimizer, texts, settings, tracker)
+        after = held_out_loss(model, texts.held_out)
         tracker.log(held_out_loss=after)
     return {
         "held_out_before": before,
@@ -148,8 +151,7 @@ def train_language_model(directory: Path, settings: Mapping[str, Any], device: s
 def _train(
     model: LanguageModel,
     optimizer: torch.optim.Optimizer,
-    pieces: Pieces,
-    held_out: Pieces,
+    texts: Texts,
     settings: Mapping[str, Any],
     tracker: Any,
 ) -> None:
@@ -158,7 +160,7 @@ def _train(
     state: State = None
     model.train()
     for step in range(1, steps + 1):
-        inputs, targets, anew = pieces.piece(step - 1)
+        inputs, targets, anew = texts.training.piece(step - 1)
         logits, state = model(inputs, None if anew else state)
         loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
         loss.backward()  # type: ignore[no-untyped-call]
@@ -168,7 +170,7 @@ def _train(
         optimizer.zero_grad()
         falling.step()
         if step % max(1, steps // 4) == 0 and step < steps:
-            tracker.log(held_out_loss=held_out_loss(model, held_out))
+            tracker.log(held_out_loss=held_out_loss(model, texts.held_out))
 
 
 @torch.no_grad()

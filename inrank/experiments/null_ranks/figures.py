@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 import plotly.graph_objects as go
 
@@ -54,7 +55,7 @@ def null_over_buffer_rank(nulls: NullRanks, sweep: Sweep, threshold: float) -> F
     """Null rank over b at one α, a line for each rule that somebody uses."""
     figure = new_figure("", "buffer rank b", "null rank")
     for position, rule in enumerate(IN_USE):
-        _line(figure, nulls[rule, threshold], rule, category(position))
+        _line(figure, nulls[rule, threshold], rule, _Look(category(position)))
     reached = capped(nulls, sweep, threshold)
     cap = f" At b = {', '.join(map(str, reached))} the published code's cap, min(p, q)/2 − b, decides."
     slopes = [rank / b for b, rank in nulls[UPDATES, threshold].items()]
@@ -72,7 +73,7 @@ def null_over_thresholds(nulls: NullRanks, sweep: Sweep) -> Figure:
     for position, rule in enumerate((PUBLISHED, UPDATES)):
         thresholds = [threshold for name, threshold in nulls if name == rule]
         for dash, threshold in zip(_DASHES, thresholds, strict=True):
-            _line(figure, nulls[rule, threshold], f"{rule}, α = {threshold:g}", category(position), dash)
+            _line(figure, nulls[rule, threshold], f"{rule}, α = {threshold:g}", _Look(category(position), dash))
     ranks = [nulls[UPDATES, threshold][sweep.buffer_rank] for name, threshold in nulls if name == UPDATES]
     return Figure(
         title="Null rank over b and α",
@@ -95,8 +96,8 @@ def trained_over_buffer_rank(trained: Sequence[TrainedRank], sizes: Mapping[str,
         null = {one.buffer_rank: one.null_rank for one in rows if one.model == model}
         spread = [stdev(values) if len(values) > 1 else 0.0 for values in ranks.values()]
         means = {b: fmean(values) for b, values in ranks.items()}
-        _line(figure, means, f"{sizes[model]}, trained", category(position), spread=spread)
-        _line(figure, null, f"{sizes[model]}, null", category(position), "dash")
+        _line(figure, means, f"{sizes[model]}, trained", _Look(category(position)), spread)
+        _line(figure, null, f"{sizes[model]}, null", _Look(category(position), "dash"))
     shares = [one.rank_over_null for one in rows]
     return Figure(
         title="Trained updates beside their null ranks",
@@ -120,15 +121,15 @@ def ranks_during_training(run: Run, size: str) -> Figure:
     )
 
 
-def _line(
-    figure: go.Figure,
-    points: Mapping[int, float],
-    name: str,
-    colour: str,
-    dash: str = "solid",
-    spread: Sequence[float] = (),
-) -> None:
+class _Look(NamedTuple):
+    """Of a line."""
+
+    colour: str
+    dash: str = "solid"
+
+
+def _line(figure: go.Figure, points: Mapping[int, float], name: str, look: _Look, spread: Sequence[float] = ()) -> None:
     bars = {"error_y": {"array": list(spread), "thickness": 1.2}} if any(spread) else {}
     x, y = list(points), list(points.values())
-    style = {"line": {"color": colour, "dash": dash}, "marker": {"size": 7}}
+    style = {"line": {"color": look.colour, "dash": look.dash}, "marker": {"size": 7}}
     figure.add_scatter(x=x, y=y, name=name, mode="lines+markers", **style, **bars)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from inrank.reproduction.experiment import ExperimentError
+from inrank_monitor.command_line import typed
 
 Source = Literal["digits", "fashion-mnist"]
 VARIABLE = "INRANK_FASHION_MNIST"
@@ -167,5 +168,5 @@ def _library(module: str, package: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise ExperimentError(
-            f"this experiment needs {package} ({error}): pip install 'inrank-monitor[experiments]'"
+            f"this experiment needs {package} ({error}): {typed('pip', 'install', 'inrank-monitor[experiments]')}"
         ) from None

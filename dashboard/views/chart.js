@@ -1,0 +1,94 @@
+// A Plotly figure that takes up new data in place.
+//
+// Streamlit calls this with every change of the figure. Plotly.react then moves what is drawn, and keeps the reader's
+// zoom and hidden lines for as long as the figure's `uirevision`s stay as they were.
+
+const EXPAND = {
+  width: 448,
+  height: 448,
+  path: "M0 0v160h64V64h96V0H0zm288 0v64h96v96h64V0H288zM0 288v160h160v-64H64v-96H0zm384 0v96h-96v64h160V288h-64z",
+};
+
+let library; // one for all charts of the page
+
+function load(address) {
+  library ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = address;
+    script.onload = () => resolve(window.Plotly);
+    script.onerror = () => {
+      library = undefined; // the next figure tries again
+      reject(new Error(`Plotly could not be loaded from ${address}`));
+    };
+    document.head.append(script);
+  });
+  return library;
+}
+
+class Chart {
+  constructor(parent) {
+    this.parent = parent;
+    this.element = document.createElement("div");
+    this.element.setAttribute("role", "figure");
+    parent.append(this.element);
+    this.resized = new ResizeObserver(() => this.fit());
+    this.resized.observe(parent);
+    this.button = this.fullScreenButton(); // one for good: a config that differs makes Plotly begin anew, zoom and all
+    this.turned = () => this.draw();
+    this.element.addEventListener("fullscreenchange", this.turned);
+  }
+
+  take(data) {
+    this.figure = data.figure;
+    this.height = data.height;
+    this.config = { ...data.config, modeBarButtonsToAdd: [this.button] };
+    this.element.setAttribute("aria-label", data.label);
+    this.element.style.minHeight = `${data.height}px`; // nothing below jumps while Plotly is loaded
+  }
+
+  async draw() {
+    const { data, layout } = JSON.parse(this.figure); // anew: Plotly writes into what it draws
+    const full = document.fullscreenElement === this.element;
+    layout.height = full ? window.innerHeight : this.height;
+    await this.plotly.react(this.element, data, layout, this.config);
+  }
+
+  fit() {
+    const width = this.parent.clientWidth;
+    if (this.element._fullLayout && width > 0 && width !== this.element._fullLayout.width) {
+      this.plotly.Plots.resize(this.element);
+    }
+  }
+
+  fullScreenButton() {
+    const turn = () =>
+      document.fullscreenElement ? document.exitFullscreen() : this.element.requestFullscreen();
+    return { name: "fullscreen", title: "Full screen", icon: EXPAND, click: turn };
+  }
+
+  remove() {
+    this.resized.disconnect();
+    this.element.removeEventListener("fullscreenchange", this.turned);
+    this.plotly?.purge(this.element);
+    this.element.remove();
+  }
+}
+
+const charts = new WeakMap();
+
+export default async function ({ data, parentElement }) {
+  let chart = charts.get(parentElement);
+  if (!chart) {
+    chart = new Chart(parentElement);
+    charts.set(parentElement, chart);
+  }
+  chart.take(data);
+  chart.plotly = await load(new URL(data.library, document.baseURI).href);
+  await chart.draw();
+  return () => {
+    // Streamlit also calls this for a turn that a newer one has overtaken: the chart is then still there.
+    if (parentElement.isConnected) return;
+    chart.remove();
+    charts.delete(parentElement);
+  };
+}

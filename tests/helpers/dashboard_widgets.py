@@ -1,0 +1,70 @@
+"""Streamlit's widgets in a real browser: what a reader does with each, to be done on a page later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Act = Callable[[Any], None]
+
+
+def widget(page: Any, kind: str, label: str) -> Any:
+    """One of Streamlit's widgets by its label."""
+    return page.locator(f"[data-testid=st{kind}]").filter(has=page.get_by_text(label, exact=True)).first
+
+
+def select(label: str, option: str) -> Act:
+    """Choose in a list of which one is taken."""
+
+    def act(page: Any) -> None:
+        widget(page, "Selectbox", label).locator("input").click()
+        page.get_by_role("option", name=option, exact=True).click()
+
+    return act
+
+
+def add(label: str, *options: str) -> Act:
+    """Choose in a list of which several are taken."""
+
+    def act(page: Any) -> None:
+        for option in options:
+            widget(page, "MultiSelect", label).locator("input").click()
+            page.get_by_role("option", name=option, exact=True).click()
+        page.keyboard.press("Escape")
+
+    return act
+
+
+def clear(label: str) -> Act:
+    """Take all choices in a list back."""
+    return lambda page: widget(page, "MultiSelect", label).get_by_role("button", name="Clear all").click()
+
+
+def radio(label: str, option: str) -> Act:
+    """Choose one of some that are all seen."""
+    return lambda page: page.get_by_role("radiogroup", name=label, exact=True).get_by_text(option, exact=True).click()
+
+
+def toggle(label: str) -> Act:
+    """Turn a switch."""
+    return lambda page: widget(page, "Checkbox", label).get_by_text(label, exact=True).click()
+
+
+def slide(label: str, key: str, handle: int = 0) -> Act:
+    """Move a handle of a slider by a key."""
+    return lambda page: widget(page, "Slider", label).get_by_role("slider").nth(handle).press(key)
+
+
+def number(label: str, value: int) -> Act:
+    """Write a number."""
+
+    def act(page: Any) -> None:
+        widget(page, "NumberInput", label).locator("input").fill(str(value))
+        page.keyboard.press("Enter")
+
+    return act
+
+
+def press(label: str) -> Act:
+    """Press a button."""
+    return lambda page: page.get_by_role("button", name=label).first.click()
