@@ -18,6 +18,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.path.dirname(__file_
 
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from multiprocessing import forkserver
 from typing import Any
@@ -47,6 +48,14 @@ def pytest_report_header() -> str:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_main() -> Iterator[None]:
+    """Streamlit's AppTest leaves the app as `__main__`, which processes started later would run first."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
 
 
 @pytest.fixture(autouse=True)
