@@ -8,7 +8,7 @@ rank are looked at: an eq. 7 ratio at r needs r + b of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -90,21 +90,21 @@ class Recomputation:
         lengths = np.concatenate([np.diff(batch[2]) for batch in chunk])
         keep = (codes >= 0) & (codes < len(sizes))
         intrinsic = np.where(lengths > 0, 0, -1)
-        curves: list[tuple[np.ndarray, int, int, np.ndarray]] = []
+        curves: list[tuple[_Rows, np.ndarray]] = []
         whole = np.maximum(np.where(keep, sizes[np.where(keep, codes, 0)], 0), lengths)
         for length, size in sorted({*zip(lengths[keep].tolist(), whole[keep].tolist(), strict=True)}):
-            rows = np.flatnonzero(keep & (lengths == length) & (whole == size))
+            alike = _Rows(chunk, np.flatnonzero(keep & (lengths == length) & (whole == size)), length, size)
             if length:
-                start = max(_FIRST_REACH, int(self._running[codes[rows]].max()))
-                intrinsic[rows], curve = _search(chunk, rows, length, size, self.rule, start)
-                curves.append((rows, length, size, curve))
+                start = max(_FIRST_REACH, int(self._running[codes[alike.places]].max()))
+                intrinsic[alike.places], curve = _search(alike, self.rule, start)
+                curves.append((alike, curve))
         before, running = self._grow(codes, intrinsic, keep)
         ratio = np.full(len(codes), np.nan)
-        for rows, length, size, curve in curves:
-            at = np.clip(before[rows], 1, size)
+        for alike, curve in curves:
+            at = np.clip(before[alike.places], 1, alike.size)
             if at.max() > curve.shape[1]:
-                curve = _curve(chunk, rows, length, size, self.rule, int(at.max()))
-            ratio[rows] = curve[np.arange(len(rows)), at - 1]
+                curve = _curve(alike, self.rule, int(at.max()))
+            ratio[alike.places] = curve[np.arange(len(at)), at - 1]
         steps = np.concatenate([batch[1] for batch in chunk])
         columns = {"step": steps, "matrix": codes, "intrinsic_rank": intrinsic, "running_rank": running}
         return pd.DataFrame({**columns, "explained_ratio": ratio})[keep]
@@ -158,35 +158,48 @@ def _chunks(batches: Sequence[Batch]) -> list[list[Batch]]:
     return chunks
 
 
-def _leading(chunk: Sequence[Batch], rows: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` values of some rows of a chunk."""
-    parts = []
-    start = 0
-    for codes, _, offsets, values in chunk:
-        inside = rows[(rows >= start) & (rows < start + len(codes))] - start
-        if len(inside):
-            parts.append(values[np.asarray(offsets)[inside][:, None] + np.arange(count)])
-        start += len(codes)
-    return np.concatenate(parts)
+class _Rows(NamedTuple):
+    """Spectra that can be searched at once.
+
+    Attributes:
+        chunk: the batches that hold them.
+        places: of the rows in the chunk.
+        length: how many values of each are stored.
+        size: how many there are, with the zeros beyond.
+    """
+
+    chunk: Sequence[Batch]
+    places: np.ndarray
+    length: int
+    size: int
+
+    def leading(self, count: int) -> np.ndarray:
+        """The first `count` values of each."""
+        parts = []
+        start = 0
+        for codes, _, offsets, values in self.chunk:
+            inside = self.places[(self.places >= start) & (self.places < start + len(codes))] - start
+            if len(inside):
+                parts.append(values[np.asarray(offsets)[inside][:, None] + np.arange(count)])
+            start += len(codes)
+        return np.concatenate(parts)
 
 
-def _curve(chunk: Sequence[Batch], rows: np.ndarray, length: int, size: int, rule: RankRule, reach: int) -> np.ndarray:
-    """g(1..reach) of some rows of one length; all of it where all values are needed."""
+def _curve(rows: _Rows, rule: RankRule, reach: int) -> np.ndarray:
+    """g(1..reach); all of it where all values are needed."""
     count = reach + rule.buffer_rank
-    if rule.definition == "reference" or count > length:
-        return explained_ratio_curve(_leading(chunk, rows, length), rule.buffer_rank, rule.definition, size)
-    return explained_ratio_curve(_leading(chunk, rows, count), rule.buffer_rank)[:, :reach]
+    if rule.definition == "reference" or count > rows.length:
+        return explained_ratio_curve(rows.leading(rows.length), rule.buffer_rank, rule.definition, rows.size)
+    return explained_ratio_curve(rows.leading(count), rule.buffer_rank)[:, :reach]
 
 
-def _search(
-    chunk: Sequence[Batch], rows: np.ndarray, length: int, size: int, rule: RankRule, reach: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Intrinsic ranks of rows of one length, and the ratio curves as far as they were needed."""
-    nothing = ~(_leading(chunk, rows, 1)[:, 0] > 0)
+def _search(rows: _Rows, rule: RankRule, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Intrinsic ranks, and the ratio curves as far as they were needed."""
+    nothing = ~(rows.leading(1)[:, 0] > 0)
     while True:
-        curve = _curve(chunk, rows, length, size, rule, reach)
+        curve = _curve(rows, rule, reach)
         reached = curve >= rule.threshold if rule.definition == "paper" else curve > rule.threshold
-        if curve.shape[1] == size:
+        if curve.shape[1] == rows.size:
             reached[:, -1] = True
         if (reached.any(axis=1) | nothing).all():
             return np.where(nothing, 0, reached.argmax(axis=1) + 1), curve
