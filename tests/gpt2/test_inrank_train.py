@@ -43,7 +43,7 @@ from inrank.gpt2.training_process import run_training
 from inrank_monitor import list_runs, open_run
 from inrank_monitor.demo.text import DemoError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]  # trainings, many of them
 
 STEPS, PHASE = 12, 5
 TINY: dict[str, Any] = {
@@ -212,11 +212,11 @@ def test_reference_checks_by_calls_of_forward() -> None:
         ("inrank", 11),
         ("inrank-efficient", 3),
         ("inrank-efficient", PHASE),
-        pytest.param("inrank-efficient", 6, marks=pytest.mark.slow),
+        ("inrank-efficient", 6),
         ("inrank-efficient", 10),
         ("reference", 9),
-        pytest.param("reference", 5, marks=pytest.mark.slow),
-        pytest.param("fixed-rank", 7, marks=pytest.mark.slow),
+        ("reference", 5),
+        ("fixed-rank", 7),
     ],
 )
 def test_interrupted_and_resumed_is_bit_identical_to_uninterrupted(
@@ -484,7 +484,6 @@ def command(*arguments: object, torchrun: int = 0) -> list[str]:
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.slow
 def test_all_five_methods_end_with_the_table(text: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     done = subprocess.run(
@@ -506,7 +505,6 @@ def test_all_five_methods_end_with_the_table(text: Path, tmp_path: Path) -> None
     assert again.stdout.splitlines()[:6] == table[:6]  # nothing was trained a second time
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("whom", ["the launcher", "its whole group, as a terminal does"])
 def test_interrupt_ends_the_training_and_says_how_to_go_on(whom: str, text: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
@@ -534,7 +532,6 @@ def test_interrupt_ends_the_training_and_says_how_to_go_on(whom: str, text: Path
     assert open_run(output / "inrank-seed-0").status == "interrupted"  # the lock is free: nobody trains any more
 
 
-@pytest.mark.slow
 def test_two_processes_train_together_and_come_to_the_same_each_time(text: Path, tmp_path: Path) -> None:
     outputs = [tmp_path / "whole", tmp_path / "cut"]
     for output in outputs:
