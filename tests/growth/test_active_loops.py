@@ -208,7 +208,8 @@ def test_averaged_weights_see_the_columns_that_grew_after_the_copy() -> None:
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_gives_the_same_training(reentrant: bool) -> None:
-    plain, checkpointed = (Run(model=converted(dropout=0.1)) for _ in range(2))
+    # in float64, so that a sum taken in another order (buffers lie elsewhere when they are computed again) stays small
+    plain, checkpointed = (Run(model=converted(dropout=0.1).double()) for _ in range(2))
     newer = "activation_checkpointing_enable"  # the other name is deprecated
     enable = getattr(
         checkpointed.model, newer if hasattr(checkpointed.model, newer) else "gradient_checkpointing_enable"
@@ -222,9 +223,11 @@ def test_gradient_checkpointing_gives_the_same_training(reentrant: bool) -> None
             run.step()
             run.optimizer.zero_grad()
         run.check()
-    assert checkpointed.losses == plain.losses
+    assert checkpointed.losses == pytest.approx(plain.losses, rel=1e-12)
+    assert checkpointed.controller.ranks == plain.controller.ranks
     for one, two in zip(checkpointed.model.parameters(), plain.model.parameters(), strict=True):
-        assert torch.equal(one, two)
+        # Adam divides by the root of squared gradients: where those are tiny, rounding is enlarged
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])
