@@ -21,8 +21,6 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from inrank_monitor import SpectrumTracker, attach, open_run
 
-pytestmark = pytest.mark.numeric
-
 STEPS = 200
 
 
