@@ -40,6 +40,7 @@ class Recorder:
     def __init__(self, started: StartedRun, sinks: Sequence[Sink] = ()) -> None:
         self.process = os.getpid()
         self._started, self._matrices = started, started.watched.matrices
+        self._norms, self._null_ranks = started.norms, started.null_ranks
         self._log = RunLog(started.directory, started.segment)
         self._event_file: EventFile | None = None
         self._tensorboard = started.options.tensorboard
@@ -153,13 +154,13 @@ class Recorder:
         self._step = snapshot.step
         try:
             run = self._started
-            columns = metric_columns(snapshot, self._matrices, run.norms, run.options, run.running)
+            columns = metric_columns(snapshot, self._matrices, self._norms, run.options, run.running)
             try:
                 if snapshot.places:  # what waits for the disk must not keep the snapshot itself alive
                     self._log.append("measurements", columns, partial(self.finished_steps.append, snapshot.step))
             finally:
                 names = [matrix.name for matrix in self._matrices]
-                found = Measurements.of(snapshot.step, snapshot.time, columns, names, run.null_ranks)
+                found = Measurements.of(snapshot.step, snapshot.time, columns, names, self._null_ranks)
                 if found.names:
                     self._sinks.write(found)
                 self._events(snapshot.step, snapshot.time, snapshot.events())
