@@ -9,6 +9,9 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 WORKERS := -n auto --maxprocesses 4 --dist loadfile # a file's tests stay together: they share what they made
 
+# Some machines tell Python to write no bytecode; then every process that imports torch compiles it again, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install demo dashboard docs test test-slow test-kernels test-all lint types check bench dist clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
