@@ -19,19 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from inrank.growth.dense_gradient import DenseGradient
 from inrank.growth.new_columns import draw_columns
 from inrank.growth.observing import observe
-from inrank.growth.optimizer_state import FreshColumns, check_holds, plain_optimizer
+from inrank.growth.optimizer_state import FreshColumns, check_holds
 from inrank.growth.options import GrowthOptions, rule_of
 from inrank.growth.processes import broadcast_integers, process_number
 from inrank.growth.rule import ExplainedRatio, Observation, Rule
 from inrank.layers import InRankLinear, check_whole, growing_layers_of, note_ranks
+from inrank_monitor.matrices import unwrap
 from inrank_monitor.ranks import Definition
 from inrank_monitor.spectra import SpectrumPool
-from inrank_monitor.tracking import was_skipped
+from inrank_monitor.tracking import OptimizerSteps, unwrap_optimizer, weights_were_rewritten
 
 if TYPE_CHECKING:
     from inrank_monitor.tracking import SpectrumTracker
@@ -121,13 +121,14 @@ class RankController:
         without = [name for name, layer in self._all_layers.items() if layer.initial_weight is None]
         if options.needs_gradient and without:
             raise ValueError(f"the rule needs the gradient of W0: {without[0]!r} has none (initialization='kaiming')")
-        self._optimizer = plain_optimizer(optimizer)
+        self._optimizer = unwrap_optimizer(optimizer)
         check_holds(self._optimizer, self._all_layers)
         self._model, self._tracker = model, tracker
         self._fresh = FreshColumns(self._optimizer, self._all_layers)
         self._gradient = DenseGradient(self._all_layers)
         self._pool = SpectrumPool()
-        self._handle: RemovableHandle | None = None
+        self._steps: OptimizerSteps | None = None
+        self._gone: set[str] = set()
         self.step_count = 0
         self.history: list[Growth] = []
         self._watch_gradient()
@@ -144,13 +145,32 @@ class RankController:
 
     def attach(self) -> Self:
         """Let the optimizer's steps drive the controller, with no line in the loop."""
-        if self._handle is None:
-            self._handle = self._optimizer.register_step_post_hook(self._after_step)
+        if self._steps is None:
+            self._steps = OptimizerSteps([self._optimizer], self._factors, self)
         return self
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not was_skipped(optimizer):
-            self._count()
+    def _factors(self) -> set[int]:
+        return {id(factor) for layer in self._layers.values() for factor in (layer.U, layer.V)}
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Nothing: the new columns look after themselves."""
+
+    def after_steps(self, count: int) -> None:
+        """So many steps have ended, the last of them now. The optimizer's hook calls it."""
+        self.step_count += count
+        if self._options.due(self.step_count):
+            self.check()
+        self._watch_gradient()
+
+    def optimizer_changed(self, optimizer: Optimizer, message: str) -> None:
+        """The loop goes on with another optimizer. Its hook calls it."""
+        self._say("optimizer_changed", None, message)
+        self._optimizer = optimizer
+        self._fresh.follow(optimizer)
+
+    def failed(self, error: Exception) -> None:
+        """A check failed: the ranks are the training's own, so that it ends."""
+        raise error
 
     def step(self) -> None:
         """Count one optimizer step, and check the ranks if they are due. Call it after `optimizer.step()`.
@@ -158,15 +178,9 @@ class RankController:
         Raises:
             RuntimeError: the controller is attached, and counts by itself.
         """
-        if self._handle is not None:
+        if self._steps is not None:
             raise RuntimeError(f"step() at step {self.step_count}: the controller is attached and counts by itself")
-        self._count()
-
-    def _count(self) -> None:
-        self.step_count += 1
-        if self._options.due(self.step_count):
-            self.check()
-        self._watch_gradient()
+        self.after_steps(1)
 
     def _watch_gradient(self) -> None:
         """Open or close the gradient's average for the checks of the next steps."""
@@ -182,7 +196,7 @@ class RankController:
     def check(self) -> list[Growth]:
         """Ask the rule for every layer's rank now, and grow where it asks for more."""
         gradients = self._gradient.pop() if self._options.needs_gradient else {}
-        layers = self._layers
+        layers = self._present()
         names = list(layers)
         wanted, ratios = [layers[name].rank for name in names], [float("nan")] * len(names)
         if process_number() == 0:
@@ -197,8 +211,18 @@ class RankController:
                 grown.append(self._grow(name, rank, ratio))
         if grown:
             note_ranks(self._model)
+            weights_were_rewritten()
         self.history += grown
         return grown
+
+    def _present(self) -> dict[str, InRankLinear]:
+        """The layers that can grow and are still the model's: others may stand in their place by now."""
+        there = {id(module) for module in unwrap(self._model).modules()}
+        for name in self._layers:
+            if id(self._layers[name]) not in there and name not in self._gone:
+                self._gone.add(name)
+                self._say("parameter_gone", name, f"{name} is no longer in the model: its rank stays as it is")
+        return {name: layer for name, layer in self._layers.items() if name not in self._gone}
 
     def _observe(self, name: str, gradient: Tensor | None) -> Observation | None:
         if self._options.needs_gradient and gradient is None:  # no backward pass gave one
@@ -229,16 +253,16 @@ class RankController:
         self._say("rank_grown", name, f"rank {old} -> {rank}, explained ratio {ratio:.3f}")
         return growth
 
-    def _say(self, kind: str, name: str, message: str) -> None:
+    def _say(self, kind: str, name: str | None, message: str) -> None:
         logger.debug("step %d: %s: %s", self.step_count, name, message)
         if self._tracker is not None:
             self._tracker.event(kind, name, message)
 
     def detach(self) -> None:
         """Let go of the optimizer; the ranks stay as they are."""
-        if self._handle is not None:
-            self._handle.remove()
-        self._handle = None
+        if self._steps is not None:
+            self._steps.remove()
+        self._steps = None
         self._fresh.remove()
         self._gradient.close()
         self._pool.close()

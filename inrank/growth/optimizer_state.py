@@ -25,19 +25,6 @@ from inrank.layers import FactoredLayer, InRankLinear
 LIMIT = 1.0  # largest update of a young entry, in learning rates (weight decay apart)
 
 
-def plain_optimizer(optimizer: Optimizer) -> Optimizer:
-    """The torch optimizer inside accelerate's wrapper.
-
-    Raises:
-        TypeError: it is none.
-    """
-    while not isinstance(optimizer, Optimizer) or not hasattr(optimizer, "_optimizer_step_pre_hooks"):
-        if not hasattr(optimizer, "optimizer"):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-        optimizer = optimizer.optimizer
-    return optimizer
-
-
 def check_holds(optimizer: Optimizer, layers: Mapping[str, FactoredLayer]) -> None:
     """Raise a ValueError that names the first factor that the optimizer does not train."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -59,7 +46,7 @@ class FreshColumns:
     """
 
     def __init__(self, optimizer: Optimizer, layers: Mapping[str, InRankLinear]) -> None:
-        self._optimizer, self._layers = optimizer, dict(layers)
+        self._layers = dict(layers)
         self._births: dict[str, list[tuple[int, int]]] = {}  # first column, step of birth; columns follow each other
         self.step = 0
         self._handle: RemovableHandle | None = optimizer.register_step_pre_hook(self._before_step)
@@ -76,6 +63,11 @@ class FreshColumns:
         """Take up `state_dict()`."""
         self.step = state["step"]
         self._births = {name: [(first, step) for first, step in births] for name, births in state["births"].items()}
+
+    def follow(self, optimizer: Optimizer) -> None:
+        """The loop goes on with this one."""
+        self.remove()
+        self._handle = optimizer.register_step_pre_hook(self._before_step)
 
     def remove(self) -> None:
         """Let go of the optimizer."""

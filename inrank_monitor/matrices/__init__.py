@@ -8,8 +8,11 @@ from inrank_monitor.matrices.initial_weights import InitialWeights, Keep, check_
 from inrank_monitor.matrices.matrix import LowRankUpdate, Matrix, is_sharded, local
 from inrank_monitor.matrices.patterns import glob
 from inrank_monitor.matrices.reparametrized import hooked_weights
+from inrank_monitor.matrices.skipping import FROZEN
+from inrank_monitor.matrices.weights import named_weights
 
 __all__ = [
+    "FROZEN",
     "Adapter",
     "Coverage",
     "CoverageRow",
@@ -23,6 +26,7 @@ __all__ = [
     "hooked_weights",
     "is_sharded",
     "local",
+    "named_weights",
     "no_weights",
     "since_start",
     "unwrap",

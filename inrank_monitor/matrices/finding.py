@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -69,6 +69,7 @@ def find_matrices(
     exclude: str | Sequence[str] | None = None,
     embeddings: bool = False,
     split_parts: bool = True,
+    although_frozen: Container[str] = (),
 ) -> tuple[list[Matrix], Coverage]:
     """The watched matrices of a model in its own order, and the coverage of all its parameters.
 
@@ -78,6 +79,7 @@ def find_matrices(
         exclude: globs over matrix names that are not watched.
         embeddings: watch embeddings too.
         split_parts: watch q, k, v and recurrent gates as matrices of their own.
+        although_frozen: names of weights that are watched even if nothing trains them.
 
     Raises:
         ValueError: a pattern matches nothing, no matrix is left, or the model is in FSDP1.
@@ -94,7 +96,8 @@ def find_matrices(
         except Exception as error:  # one odd parameter must not keep the others from being watched
             shape, unreadable = tuple(weight.parameters[0].shape), f"it cannot be read: {type(error).__name__}: {error}"
         reason = foreign.get(id(weight.parameters[0]))
-        reason = reason or reason_to_skip(weight, shape, seen, embeddings) or unreadable
+        reason = reason or reason_to_skip(weight, shape, seen, embeddings, weight.name in although_frozen)
+        reason = reason or unreadable
         reason = reason or (weight.adapter.refusal() if weight.adapter else None)
         for parameter in weight.parameters:
             seen.setdefault(id(parameter), weight.name)

@@ -54,6 +54,16 @@ class InitialWeights:
         """W0 of one parameter on `device`."""
         return self._get(parameter).to(device, non_blocking=True)
 
+    def and_later(self, names: Iterable[str], later: InitialWeights) -> InitialWeights:
+        """These, and those of the named parameters, which were taken later."""
+        of_later = frozenset(names)
+
+        def forget() -> None:
+            self.forget()
+            later.forget()
+
+        return InitialWeights(lambda name: (later if name in of_later else self)._get(name), self.content_hash, forget)
+
 
 def no_weights() -> InitialWeights:
     """What a closed tracker holds."""

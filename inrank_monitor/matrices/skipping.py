@@ -10,10 +10,13 @@ from inrank_monitor.matrices.matrix import LowRankUpdate, is_sharded
 from inrank_monitor.matrices.views import TRANSPOSED
 from inrank_monitor.matrices.weights import Weight
 
+FROZEN = "frozen (requires_grad=False)"
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
-def reason_to_skip(weight: Weight, shape: tuple[int, ...], seen: dict[int, str], embeddings: bool) -> str | None:
+def reason_to_skip(
+    weight: Weight, shape: tuple[int, ...], seen: dict[int, str], embeddings: bool, although_frozen: bool = False
+) -> str | None:
     """Why not; None if it is watched. `seen` are the parameters before it, by id, with their names."""
     module, parameters = weight.module, weight.parameters
     first = parameters[0]
@@ -21,8 +24,8 @@ def reason_to_skip(weight: Weight, shape: tuple[int, ...], seen: dict[int, str],
         return f"tied to {seen[id(first)]}"
     if isinstance(first, nn.parameter.UninitializedParameter):
         return "lazy: run one forward pass before attaching"
-    if not any(parameter.requires_grad for parameter in parameters):
-        return "frozen (requires_grad=False)"
+    if not although_frozen and not any(parameter.requires_grad for parameter in parameters):
+        return FROZEN
     if reason := _reason_not_in_shards(weight):
         return reason
     if any(_stores_in_its_own_way(parameter) for parameter in parameters):

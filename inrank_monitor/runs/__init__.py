@@ -26,6 +26,7 @@ from inrank_monitor.runs.log import (
     write_json,
 )
 from inrank_monitor.runs.options import RunOptions, check_leading
+from inrank_monitor.runs.run_file import read_info
 
 if TYPE_CHECKING:
     from inrank_monitor.runs.export import export_run
@@ -73,6 +74,7 @@ __all__ = [
     "logged_rule",
     "make_batch",
     "open_run",
+    "read_info",
     "recompute",
     "write_json",
 ]

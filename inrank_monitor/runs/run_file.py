@@ -33,6 +33,15 @@ _CONTENT: dict[str, Any] = {
 }
 
 
+def read_info(directory: Path) -> dict[str, Any]:
+    """A run's run.json, checked.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none, it is damaged, or a newer version wrote it.
+    """
+    return parse(read_text(directory), directory / RUN_FILE)
+
+
 def read_text(directory: Path) -> str:
     """The text of a run's run.json.
 

@@ -34,7 +34,7 @@ class EventFile:
 
     Args:
         directory: where TensorBoard looks; made if need be.
-        names: of the watched matrices; the first 256 have charts.
+        names: of the watched matrices; the first 256 have charts. They may become more.
         resume_step: steps after it, from an earlier file, no longer count.
     """
 
@@ -42,7 +42,7 @@ class EventFile:
         from tensorboard.compat.proto import event_pb2, summary_pb2
 
         self._event, self._summary = event_pb2, summary_pb2
-        self._names = frozenset(names[:MAX_MATRICES])
+        self.names = names
         records = [event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2")]
         # TensorBoard takes the second start in a directory, not the first, for a restart that voids later steps.
         first = 0 if resume_step is None else resume_step + 1
@@ -65,9 +65,10 @@ class EventFile:
 
     def add_measurements(self, measurements: Measurements) -> None:
         """Append one snapshot."""
-        values = [self._scalar(tag, value) for tag, value in measurements.by_matrix(matrices=self._names).items()]
+        shown = frozenset(self.names[:MAX_MATRICES])
+        values = [self._scalar(tag, value) for tag, value in measurements.by_matrix(matrices=shown).items()]
         for name, spectrum in zip(measurements.names, measurements.singular_values, strict=True):
-            if name in self._names and (histogram := self._histogram(spectrum)) is not None:
+            if name in shown and (histogram := self._histogram(spectrum)) is not None:
                 values.append(self._summary.Summary.Value(tag=f"log10_singular_values/{name}", histo=histogram))
         if values:
             event = self._event.Event(wall_time=measurements.time, step=measurements.step)

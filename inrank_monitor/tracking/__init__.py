@@ -5,19 +5,22 @@ from __future__ import annotations
 from inrank_monitor.tracking.attaching import attach
 from inrank_monitor.tracking.columns import metric_columns
 from inrank_monitor.tracking.measuring import Measuring
-from inrank_monitor.tracking.optimizer_steps import was_skipped
+from inrank_monitor.tracking.optimizer_steps import Listener, OptimizerSteps, unwrap_optimizer, was_skipped
 from inrank_monitor.tracking.recorder import Recorder, ScalarRow
 from inrank_monitor.tracking.schedule import SPENDABLE, Automatic, Every, Where
 from inrank_monitor.tracking.snapshot import Snapshot, merged, take_snapshot
 from inrank_monitor.tracking.started_run import StartedRun, add_segment, check_same, first_info, open_directory
 from inrank_monitor.tracking.tracker import SpectrumTracker
+from inrank_monitor.tracking.true_rows import weights_were_rewritten
 from inrank_monitor.tracking.watched import Watched
 
 __all__ = [
     "SPENDABLE",
     "Automatic",
     "Every",
+    "Listener",
     "Measuring",
+    "OptimizerSteps",
     "Recorder",
     "ScalarRow",
     "Snapshot",
@@ -33,5 +36,7 @@ __all__ = [
     "metric_columns",
     "open_directory",
     "take_snapshot",
+    "unwrap_optimizer",
     "was_skipped",
+    "weights_were_rewritten",
 ]

@@ -12,10 +12,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from inrank_monitor.distributed import gathering_modules, share_out, training_processes
-from inrank_monitor.matrices import Keep, unwrap
+from inrank_monitor.matrices import Keep, Matrix, unwrap
 from inrank_monitor.ranks import Definition
 from inrank_monitor.runs import RunOptions
 from inrank_monitor.sinks import Sink, check_sinks, connect_sinks
+from inrank_monitor.tracking.joining import as_in_run
+from inrank_monitor.tracking.optimizer_steps import own_steps, unwrap_optimizer
 from inrank_monitor.tracking.pace import now
 from inrank_monitor.tracking.run_start import Resumption, RunStart, start_run
 from inrank_monitor.tracking.schedule import Schedule, make_schedule
@@ -114,36 +116,29 @@ def attach(
     optimizers = _optimizers(optimizer, model)
     watched = Watched.of(model, options.selection)
     processes = training_processes(distributed)
-    processes.on_main(lambda: connect_sinks(sinks, [matrix.name for matrix in watched.matrices]))
+    late: list[Matrix] = []
     try:
+        if resume is not False and processes.count == 1:
+            watched, late = as_in_run(Path(directory), watched, options)
+        processes.on_main(lambda: connect_sinks(sinks, [matrix.name for matrix in watched.matrices]))
         share = share_out(model, watched.matrices, processes)
         start = RunStart(Path(directory), watched, options, share)
-        started, measuring = start_run(start, Resumption(resume, _own_steps(optimizers)))
+        started, measuring = start_run(start, Resumption(resume, own_steps(optimizers[-1]) if optimizers else None))
     except BaseException:
         processes.close()
         raise
     tracker = SpectrumTracker(started, measuring, chosen, sinks, began)
-    if optimizers:
-        tracker.count_steps_of(optimizers[-1])
+    tracker.count_steps_of(optimizers)
+    if late:
+        tracker.take_in(late)
     return tracker
 
 
 def _optimizers(given: Optimizer | Sequence[Optimizer] | None, model: nn.Module) -> list[Optimizer]:
-    optimizers: list[Optimizer] = []
-    for optimizer in [] if given is None else given if isinstance(given, list | tuple) else [given]:
-        while not hasattr(optimizer, "_optimizer_step_post_hooks") and hasattr(optimizer, "optimizer"):
-            optimizer = optimizer.optimizer  # accelerate's wrapper
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer, a list of them or None, got {optimizer!r}")
-        optimizers.append(optimizer)
+    several = [] if given is None else given if isinstance(given, list | tuple) else [given]
+    optimizers = [unwrap_optimizer(optimizer) for optimizer in several]
     own = {id(parameter) for parameter in unwrap(model).parameters()}
     held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     if optimizers and not own & held:
         raise ValueError("optimizer holds no parameter of model: was it made for another one?")
     return optimizers
-
-
-def _own_steps(optimizers: Sequence[Optimizer]) -> int | None:
-    """The last optimizer's own step counter, where it has one (Adam and its kin)."""
-    counters = [state["step"] for state in (optimizers[-1].state.values() if optimizers else ()) if "step" in state]
-    return int(max(map(float, counters))) if counters else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from inrank_monitor.distributed import Share
 from inrank_monitor.matrices import InitialWeights, Matrix, no_weights
 from inrank_monitor.spectra import SpectrumMethod, SpectrumPool
+from inrank_monitor.tracking.structure import Structure
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Measuring:
         initial: W0 of that share.
         method: how a spectrum is taken.
         pool: its workers.
+        structure: of the live model; None where checkpoints are measured.
     """
 
     matrices: Sequence[Matrix]
@@ -27,8 +29,13 @@ class Measuring:
     initial: InitialWeights
     method: SpectrumMethod
     pool: SpectrumPool
+    structure: Structure | None = None
+
+    def gone(self) -> dict[str, str]:
+        """Why matrices are no longer in the model, by the names of those that are not."""
+        return self.structure.gone(self.matrices) if self.structure else {}
 
     def release(self) -> None:
         """Let go of the model and of W0."""
         self.pool.close()
-        self.matrices, self.share, self.initial = (), Share([], {}), no_weights()
+        self.matrices, self.share, self.initial, self.structure = (), Share([], {}), no_weights(), None

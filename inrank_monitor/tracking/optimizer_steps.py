@@ -1,9 +1,56 @@
-"""Which calls of an optimizer's step hook are steps."""
+"""Which calls of which optimizer's `step` are the training's steps.
+
+All optimizers of the process are listened to, since a loop may go on with another than the one that was given: made
+anew for a second phase, or wrapped. Nothing is hung on an optimizer, so copies and pickles of it carry nothing along.
+"""
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Protocol
+
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+# Wrappers whose step does no more to the weights than that of the optimizer inside.
+_TRANSPARENT = {"AcceleratedOptimizer", "LightningOptimizer", "_FabricOptimizer"}
+_OF = ("accelerate.", "lightning.", "pytorch_lightning.", "lightning_fabric.")
+_FIRST_PATIENCE, _PATIENCE = 200, 10  # steps of the others: before the first count, and in longest gaps so far
+
+
+def unwrap_optimizer(optimizer: Any) -> Optimizer:
+    """The torch optimizer whose steps can be counted.
+
+    Raises:
+        TypeError: it is none, or a wrapper that may do more than step what is inside.
+    """
+    while _is_transparent(optimizer):
+        optimizer = optimizer.optimizer
+    if isinstance(optimizer, Optimizer) and hasattr(optimizer, "_optimizer_step_post_hooks"):
+        return optimizer
+    kind = type(optimizer).__name__
+    if hasattr(optimizer, "optimizer") or hasattr(optimizer, "step"):
+        raise TypeError(
+            f"optimizer must be a torch.optim.Optimizer, got {kind}, whose step may do more to the weights than "
+            "an optimizer inside it: give optimizer=None and call step() of what attach returns after each of its steps"
+        )
+    raise TypeError(f"optimizer must be a torch.optim.Optimizer, a list of them or None, got {optimizer!r}")
+
+
+def _is_transparent(optimizer: Any) -> bool:
+    kinds = type(optimizer).__mro__
+    return any(kind.__name__ in _TRANSPARENT and f"{kind.__module__}.".startswith(_OF) for kind in kinds)
+
+
+def own_steps(optimizer: Optimizer) -> int | None:
+    """The optimizer's own step counter, where it has one (Adam and its kin)."""
+    counters = [state["step"] for state in optimizer.state.values() if "step" in state]
+    return int(max(map(float, counters))) if counters else None
 
 
 def was_skipped(optimizer: Optimizer) -> bool:
@@ -13,3 +60,189 @@ def was_skipped(optimizer: Optimizer) -> bool:
     """
     skipped = getattr(optimizer, "found_inf", None)
     return isinstance(skipped, Tensor) and skipped.device.type == "cpu" and bool(skipped.any())
+
+
+class Listener(Protocol):
+    """Who is told of the steps."""
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """A step begins, of an optimizer that holds parameters of the model."""
+        ...
+
+    def after_steps(self, count: int) -> None:
+        """So many steps have ended, all but the last of them earlier than now."""
+        ...
+
+    def optimizer_changed(self, optimizer: Optimizer, message: str) -> None:
+        """From now on the steps of another optimizer count."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """An error of ours, inside somebody's `optimizer.step()`."""
+        ...
+
+
+class _Role(Enum):
+    COUNTS, WAITS, FOREIGN = "its steps are counted", "given, but not the last", "holds nothing of ours"
+
+
+class OptimizerSteps:
+    """Counts the steps of one training, whoever takes them.
+
+    The last of the given optimizers counts, and any other that holds its parameters. The step of one inside another's
+    ends with the outer one's. What steps in the backward pass, one optimizer a parameter, makes one step together, when
+    the pass ends. If the last of several stops, another's steps count.
+
+    Args:
+        optimizers: given, in the order in which the loop steps them; none: nothing is counted.
+        watched: ids of the parameters that the model has now; asked when an unknown optimizer steps.
+        listener: kept weakly; when it goes, so do the hooks.
+
+    Attributes:
+        counts: whether any optimizer was given.
+        remove: listens no more.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], watched: Callable[[], set[int]], listener: Listener) -> None:
+        self._watched, self._listener = watched, weakref.ref(listener)
+        self._given = [weakref.ref(optimizer) for optimizer in optimizers]
+        self._roles: weakref.WeakKeyDictionary[Optimizer, tuple[_Role, int]] = weakref.WeakKeyDictionary()
+        self._since: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._held = {id(parameter) for parameter in _parameters(optimizers[-1])} if optimizers else set()
+        self._open: list[int] = []  # optimizers, by id, whose step has begun and not ended
+        self._inner: bool | None = None  # whether an optimizer inside the open one took its step
+        self._backward = -1  # the pass in which a step has been taken already
+        self._longest_gap = 0
+        self.counts = bool(optimizers)
+        handles = [
+            register_optimizer_step_pre_hook(_Weakly(self._before)),
+            register_optimizer_step_post_hook(_Weakly(self._after)),
+        ]
+        self.remove = weakref.finalize(self, _remove, handles)  # call it to listen no more
+
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if (listener := self._present()) is None or self._role(optimizer) is _Role.FOREIGN:
+            return
+        self._close(optimizer)  # a step that an exception ended never told
+        self._open.append(id(optimizer))
+        if len(self._open) == 1:
+            self._inner = None
+            listener.before_step(optimizer)
+
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if (listener := self._present()) is None or not self.counts:
+            return
+        try:
+            role = self._role(optimizer)
+            if role is not _Role.FOREIGN:
+                self._ended(optimizer, role, listener)
+        except Exception as error:
+            listener.failed(error)
+
+    def _ended(self, optimizer: Optimizer, role: _Role, listener: Listener) -> None:
+        self._close(optimizer)
+        taken = not was_skipped(optimizer)
+        if self._open:  # inside another's
+            self._inner = bool(self._inner) or taken
+            return
+        taken = taken if self._inner is None else self._inner
+        self._inner = None
+        if not taken:
+            return
+        if (backward := torch._C._current_graph_task_id()) != -1:
+            if backward != self._backward:
+                self._backward = backward
+                torch.autograd.Variable._execution_engine.queue_callback(self._backward_ended)
+            return
+        if role is _Role.COUNTS:
+            self._longest_gap = max(self._longest_gap, *self._since.values(), 1)
+            self._since.clear()
+            listener.after_steps(1)
+        else:
+            self._wait(optimizer, listener)
+
+    def _backward_ended(self) -> None:
+        self._backward = -1
+        if (listener := self._present()) is not None:
+            listener.after_steps(1)
+
+    def _wait(self, optimizer: Optimizer, listener: Listener) -> None:
+        """Another of the given ones has stepped; if that goes on without the last one, its steps count."""
+        self._since[optimizer] = self._since.get(optimizer, 0) + 1
+        patience = _PATIENCE * self._longest_gap or _FIRST_PATIENCE
+        if self._since[optimizer] < patience:
+            return
+        count = self._since[optimizer]
+        self._since.clear()
+        self._longest_gap = 1
+        for other, (role, size) in list(self._roles.items()):
+            if role is _Role.COUNTS:
+                self._roles[other] = _Role.WAITS, size
+        self._count_too(optimizer)
+        kind = type(optimizer).__name__
+        listener.optimizer_changed(
+            optimizer,
+            f"{count} steps of a {kind} without one of the last optimizer given to attach: the {kind}'s count now",
+        )
+        listener.after_steps(count)
+
+    def _role(self, optimizer: Optimizer) -> _Role:
+        size = sum(len(group["params"]) for group in optimizer.param_groups)
+        known = self._roles.get(optimizer)
+        if known is not None and (known[0] is not _Role.FOREIGN or known[1] == size):
+            return known[0]
+        given = [reference() for reference in self._given]
+        role = _Role.FOREIGN
+        if any(optimizer is one for one in given):
+            role = _Role.COUNTS if optimizer is given[-1] else _Role.WAITS
+        else:
+            waiting = {id(one) for other in given[:-1] if other is not None for one in _parameters(other)}
+            own = {id(parameter) for parameter in _parameters(optimizer)}
+            if own & ((self._watched() - waiting) | self._held):
+                role = _Role.COUNTS
+        self._roles[optimizer] = role, size
+        if role is _Role.COUNTS and given and optimizer is not given[-1]:
+            self._count_too(optimizer)
+            kind = type(optimizer).__name__
+            if (listener := self._listener()) is not None:
+                listener.optimizer_changed(
+                    optimizer,
+                    f"another optimizer, a {kind}, trains these parameters: its steps count like those of the one "
+                    "given to attach",
+                )
+        return role
+
+    def _count_too(self, optimizer: Optimizer) -> None:
+        own = _parameters(optimizer)
+        self._roles[optimizer] = _Role.COUNTS, len(own)
+        self._held |= {id(parameter) for parameter in own}
+
+    def _close(self, optimizer: Optimizer) -> None:
+        if id(optimizer) in self._open:
+            del self._open[self._open.index(id(optimizer)) :]
+
+    def _present(self) -> Listener | None:
+        listener = self._listener()
+        if listener is None:
+            self.remove()
+        return listener
+
+
+class _Weakly:
+    """A hook that torch may keep for ever, of an object that it may not."""
+
+    def __init__(self, method: Callable[[Optimizer, Any, Any], None]) -> None:
+        self._method = weakref.WeakMethod(method)
+
+    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if (method := self._method()) is not None:
+            method(optimizer, args, kwargs)
+
+
+def _remove(handles: Sequence[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from inrank_monitor.runs import TENSORBOARD_DIR, RunLog
@@ -66,6 +67,10 @@ class Recorder:
         """Draw the metrics of a snapshot and write them."""
         self.backlog += 1
         self._jobs.put(lambda: self._snapshot(snapshot))
+
+    def look_again(self) -> None:
+        """The run watches other matrices than it did, or their W0 is another."""
+        self._jobs.put(self._look_again)
 
     def scalars(self, rows: Sequence[ScalarRow]) -> None:
         """Write (step, unix seconds, name, value) rows; a value on a device is fetched in this thread."""
@@ -168,6 +173,13 @@ class Recorder:
         finally:
             self.backlog -= 1
 
+    def _look_again(self) -> None:
+        run = self._started
+        self._matrices, self._norms, self._null_ranks = run.watched.matrices, run.norms, run.null_ranks
+        run.running = np.append(run.running, np.zeros(len(self._matrices) - len(run.running), dtype=run.running.dtype))
+        if self._event_file is not None:
+            self._event_file.names = [matrix.name for matrix in self._matrices]
+
     def _scalars(self, rows: Sequence[ScalarRow]) -> None:
         values = [(step, when, name, float(value)) for step, when, name, value in rows]
         names = ("step", "time", "name", "value")
@@ -216,6 +228,9 @@ class NoRecorder:
         self.seconds, self.backlog = 0.0, 0
 
     def snapshot(self, snapshot: Snapshot) -> None:
+        """Nothing."""
+
+    def look_again(self) -> None:
         """Nothing."""
 
     def scalars(self, rows: Sequence[ScalarRow]) -> None:

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from inrank_monitor.distributed import Processes, Share, squared_norms
-from inrank_monitor.matrices import InitialWeights, Matrix, initial_weights, local
+from inrank_monitor.matrices import InitialWeights, Matrix, initial_weights, local, no_weights
 from inrank_monitor.runs import WEIGHTS_FILE, Lock, RunOptions
 from inrank_monitor.spectra import SpectrumMethod, SpectrumPool
+from inrank_monitor.tracking.joining import load_later
 from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.started_run import StartedRun, add_segment, check_same, first_info, open_directory
+from inrank_monitor.tracking.structure import Structure
 from inrank_monitor.tracking.watched import Watched
 
 
@@ -89,10 +91,38 @@ def start_run(start: RunStart, resumption: Resumption) -> tuple[StartedRun, Meas
             lock.release()
         raise
     method = SpectrumMethod(start.options.leading, start.options.density)
-    return started, Measuring(start.watched.matrices, start.share, initial, method, SpectrumPool())
+    model = start.watched.model
+    structure = None if model is None else Structure(model)
+    return started, Measuring(start.watched.matrices, start.share, initial, method, SpectrumPool(), structure)
+
+
+def begin_anew(started: StartedRun, measuring: Measuring) -> None:
+    """Take the weights as they are now for W0, of a run that has measured nothing yet. Called on every process."""
+    measuring.initial = no_weights()  # lets go of the file
+    start = RunStart(started.directory, started.watched, started.options, measuring.share)
+    measuring.initial, norms, where = _take_weights(start)
+    for entry, norm in zip(started.info["matrices"], norms, strict=True):
+        entry["initial_norm"] = norm
+    started.info["initial_weights"] = where
+    start.processes.on_main(started.save)
+
+
+def take_up_at(started: StartedRun, step: int) -> None:
+    """Go on at another step than the one at which the run was taken up a moment ago."""
+    started.info["segments"][-1]["resume_step"] = step
+    started.step, started.running = _ranks_at(started.directory, step)
+    started.save()
 
 
 def _begin(start: RunStart, resumption: Resumption, lock: Lock | None) -> tuple[StartedRun, InitialWeights]:
+    initial, norms, where = _take_weights(start)
+    info = first_info(start.watched, start.options, norms, where)
+    info |= {"optimizer_steps": resumption.optimizer_steps or 0, "processes": start.processes.count}
+    return StartedRun(start.directory, start.watched, start.options, info, lock), initial
+
+
+def _take_weights(start: RunStart) -> tuple[InitialWeights, list[float], dict[str, Any]]:
+    """W0 of this process's share; the norm of every matrix; and what run.json says of where W0 is."""
     keep = start.options.initial_weights
     taken: list[InitialWeights] = []
 
@@ -103,10 +133,7 @@ def _begin(start: RunStart, resumption: Resumption, lock: Lock | None) -> tuple[
 
     squares = start.processes.everywhere(take)
     norms = [sum(own.get(place, 0.0) for own in squares) ** 0.5 for place in range(len(start.watched.matrices))]
-    where = {"keep": keep, "sha256": start.processes.collect(taken[0].content_hash)}
-    info = first_info(start.watched, start.options, norms, where)
-    info |= {"optimizer_steps": resumption.optimizer_steps or 0, "processes": start.processes.count}
-    return StartedRun(start.directory, start.watched, start.options, info, lock), taken[0]
+    return taken[0], norms, {"keep": keep, "sha256": start.processes.collect(taken[0].content_hash)}
 
 
 def _resume(start: RunStart, resumption: Resumption, lock: Lock | None) -> tuple[StartedRun, InitialWeights]:
@@ -116,7 +143,7 @@ def _resume(start: RunStart, resumption: Resumption, lock: Lock | None) -> tuple
     loaded: list[InitialWeights] = []
 
     def load() -> bool | None:
-        loaded.append(initial_weights.load(start.weights_file, own_hash))
+        loaded.append(load_later(start.directory, info, initial_weights.load(start.weights_file, own_hash)))
         return _is_at_start(start.held, loaded[0])
 
     answers = [here for here in start.processes.everywhere(load) if here is not None]
@@ -168,6 +195,14 @@ def _step_to_resume(
         raise ValueError(f"{directory} has logged nothing yet and the weights are not W0: say the step by resume=N")
     else:
         step = run.summary().step
+    return _ranks_at(directory, step)
+
+
+def _ranks_at(directory: Path, step: int) -> tuple[int, np.ndarray]:
+    """The step, and the running ranks there."""
+    from inrank_monitor.runs import open_run
+
+    measured = open_run(directory).measurements
     ranks = measured[measured["step"] <= step].groupby("matrix", observed=False)["running_rank"].max()
     return step, ranks.fillna(0).to_numpy(dtype=np.int64)
 

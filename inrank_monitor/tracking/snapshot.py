@@ -64,7 +64,8 @@ def take_snapshot(step: int, measuring: Measuring) -> Snapshot:
     try:
         share.reshard()
         snapshot = Snapshot(step, time.time(), notices=_news_of_adapters(held))
-        values = read_values(held)
+        gone = measuring.gone()
+        values = read_values(held, gone)
         found = list(measure_whole(measuring, values))
     except Exception as error:
         failure = error
@@ -76,7 +77,8 @@ def take_snapshot(step: int, measuring: Measuring) -> Snapshot:
     for place, (spectrum, problem) in found:
         matrix = matrices[place]
         if problem:
-            snapshot.problems.append(problem)
+            kind, name, message = problem
+            snapshot.problems.append((kind, name, gone.get(name, message)))
         if spectrum is None:
             snapshot.failed.append(place)
             continue

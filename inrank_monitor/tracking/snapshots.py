@@ -11,7 +11,7 @@ from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.once import Once
 from inrank_monitor.tracking.recorder import NoRecorder, Recorder
 from inrank_monitor.tracking.snapshot import Snapshot, merged, take_snapshot
-from inrank_monitor.tracking.update_spectra import Problem
+from inrank_monitor.tracking.update_spectra import GONE, Problem
 
 logger = logging.getLogger("inrank_monitor")
 _MAX_BACKLOG, _PATIENCE_SECONDS = 64, 1.0  # snapshots in memory that wait for the disk
@@ -77,5 +77,11 @@ class Snapshots:
 
     def _record(self, shares: Sequence[Snapshot]) -> Problem | None:
         snapshot = merged(shares)
+        snapshot.problems = [problem for problem in snapshot.problems if self._is_news(problem)]
         self._recorder.snapshot(snapshot)
         return snapshot.problems[0] if snapshot.problems else None
+
+    def _is_news(self, problem: Problem) -> bool:
+        """What is gone stays gone: it is told once."""
+        kind, matrix, _ = problem
+        return kind != GONE or self._reported.is_new(f"{kind} {matrix}")

@@ -87,7 +87,7 @@ class StartedRun:
 
     def forget_model(self) -> None:
         """Keep nothing of the model alive."""
-        self.watched = replace(self.watched, matrices=())
+        self.watched = replace(self.watched, matrices=(), model=None)
 
 
 def open_directory(directory: Path, resume: bool | int) -> tuple[Lock, bool]:
@@ -132,7 +132,7 @@ def first_info(
         "created": time.time(),
         "model": {"class": watched.kind, "parameters": watched.size, "device": watched.device},
         "matrices": [
-            _describe_matrix(matrix, norm, options) for matrix, norm in zip(watched.matrices, norms, strict=True)
+            describe_matrix(matrix, norm, options) for matrix, norm in zip(watched.matrices, norms, strict=True)
         ],
         "coverage": [asdict(row) for row in watched.coverage],
         "options": options.to_json(),
@@ -163,7 +163,7 @@ def check_same(directory: Path, info: dict[str, Any], watched: Watched, options:
         raise ValueError(f"{directory} was begun with {name}={begun!r}, got {given!r}")
 
 
-def _describe_matrix(matrix: Matrix, norm: float, options: RunOptions) -> dict[str, Any]:
+def describe_matrix(matrix: Matrix, norm: float, options: RunOptions) -> dict[str, Any]:
     """What run.json says of a matrix."""
     kind: Kind = "factors" if matrix.in_factors else "gaussian"
     fixed = {"adapter_rank": matrix.module.capacity} if isinstance(matrix.module, Adapter) else {}

@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from inrank_monitor.distributed import ProcessesLostError
+from inrank_monitor.matrices import Matrix
 from inrank_monitor.notebook import html_rows, never_raises
 from inrank_monitor.sinks import Sink
 from inrank_monitor.tracking.ending import Ending
 from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.once import Once
-from inrank_monitor.tracking.optimizer_steps import was_skipped
+from inrank_monitor.tracking.optimizer_steps import OptimizerSteps
 from inrank_monitor.tracking.pace import Pace, now
 from inrank_monitor.tracking.recorder import NoRecorder, Recorder
 from inrank_monitor.tracking.scalars import Scalars
 from inrank_monitor.tracking.schedule import Schedule
 from inrank_monitor.tracking.snapshots import Snapshots
 from inrank_monitor.tracking.started_run import StartedRun
+from inrank_monitor.tracking.true_rows import TrueRows
 from inrank_monitor.tracking.update_spectra import Problem
 
 logger = logging.getLogger("inrank_monitor")
@@ -62,14 +64,19 @@ class SpectrumTracker:
         self._pace = Pace(schedule, self._processes, self._recorder, began)
         self._scalars = Scalars(self._recorder)
         self._snapshots = Snapshots(measuring, self._recorder, self._reported, started.step)
-        self._unhook: Callable[[], None] | None = None
+        self._rows = TrueRows(started, measuring, self._recorder)
+        self._steps: OptimizerSteps | None = None
         self._ending = Ending(self, started, self._recorder)
         if started.resumed:
             self._recorder.event(started.step, "resumed", None, f"taken up at step {started.step}")
 
-    def count_steps_of(self, optimizer: Optimizer) -> None:
-        """Count each step that this optimizer takes; `attach` calls it."""
-        self._unhook = optimizer.register_step_post_hook(self._after_step).remove
+    def count_steps_of(self, optimizers: Sequence[Optimizer]) -> None:
+        """Count the steps that these take together, in the loop's order; none: those told by `step()`. For `attach`."""
+        self._steps = OptimizerSteps(optimizers, self._rows.parameters, self)
+
+    def take_in(self, matrices: Sequence[Matrix]) -> None:
+        """Watch matrices of layers that were unfrozen before the run was taken up. For `attach`."""
+        self._rows.take_in(matrices, self.step_count)
 
     @property
     def finished_steps(self) -> list[int]:
@@ -105,22 +112,31 @@ class SpectrumTracker:
         Raises:
             RuntimeError: an optimizer was given, whose hook counts its steps.
         """
-        if self._unhook:
+        if self._steps and self._steps.counts:
             raise RuntimeError(f"step() at step {self.step_count}: the optimizer given to attach counts the steps")
-        self._count()
+        self.after_steps(1)
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not was_skipped(optimizer):
-            self._count()
-
-    def _count(self) -> None:
+    def before_step(self, optimizer: Optimizer) -> None:
+        """An optimizer of the model is about to step. Its hook calls it."""
         if self._closed:
             return
-        self.step_count += 1
-        if not self._pace.is_meeting(self.step_count):
+        try:
+            step = self._rows.before_step(self.step_count, optimizer)
+            if step != self.step_count:
+                self.step_count = self._snapshots.last_step = step
+        except Exception as error:
+            self.failed(error)
+
+    def after_steps(self, count: int) -> None:
+        """So many steps have ended, the last of them now. The optimizer's hook calls it."""
+        if self._closed:
             return
         began = now()
+        self.step_count += count
         try:
+            self._rows.mark()
+            if not self._pace.is_meeting(self.step_count):
+                return
             if self._pace.is_due(self.step_count):
                 self._snapshot(began)
             self._pace.plan_meeting(self.step_count)
@@ -128,7 +144,12 @@ class SpectrumTracker:
             if self._snapshots.last_step != self.step_count:  # it cost time all the same; not tried at every step
                 self._pace.spend(began)
                 self._pace.measured(self.step_count, now() - began)
-            self._failed(error)
+            self.failed(error)
+
+    def optimizer_changed(self, optimizer: Optimizer, message: str) -> None:
+        """The steps of another optimizer count from now on. The optimizer's hook calls it."""
+        logger.warning("step %d: %s", self.step_count, message)
+        self.event("optimizer_changed", None, message)
 
     def log(self, /, **values: float | Tensor) -> None:
         """Log scalars beside the spectra, at the current step; a tensor is not waited for.
@@ -142,7 +163,7 @@ class SpectrumTracker:
             try:
                 self._scalars.add(self.step_count, name, value)
             except Exception as error:
-                self._failed(error)
+                self.failed(error)
         if self._scalars.is_due:
             self._scalars.flush()
 
@@ -157,9 +178,22 @@ class SpectrumTracker:
             return
         try:
             self._processes.meet("measure() or close()")
-            self._snapshot(now())
+            if changed := self._rows.changed():
+                self._say_changed(changed)
+            else:
+                self._snapshot(now())
         except Exception as error:
-            self._failed(error)
+            self.failed(error)
+
+    def _say_changed(self, names: str) -> None:
+        step = self.step_count
+        if self._reported.is_new(f"weights {step}"):
+            message = (
+                f"the weights are no longer those that step {step} left ({names}): there is no row of it; "
+                "measure() before they are exchanged"
+            )
+            logger.warning(message)
+            self.event("weights_changed", None, message)
 
     def _snapshot(self, began: float) -> None:
         step, pace = self.step_count, self._pace
@@ -184,7 +218,7 @@ class SpectrumTracker:
         if self._recorder.failure:
             raise self._recorder.failure
 
-    def _failed(self, error: Exception) -> None:
+    def failed(self, error: Exception) -> None:
         """Record an error of ours once and let the training go on; in strict mode raise it.
 
         What a process does by itself fails for itself, and what all do fails for all: they stay together. But without
@@ -241,12 +275,12 @@ class SpectrumTracker:
 
     def _close(self, reason: str | None) -> None:
         self._closed = True
-        if self._unhook:
-            self._unhook()
-        self._unhook = None
+        if self._steps:
+            self._steps.remove()
         self._scalars.flush()
         self._ending.end("interrupted" if reason else "finished", reason or "", self.step_count)
         self._processes.close(reason)
+        self._rows.release()
         self._measuring.release()
 
     def __enter__(self) -> Self:

@@ -7,7 +7,7 @@ accelerator's memory may be full, all vote before they begin. What cannot be mea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -27,19 +27,20 @@ from inrank_monitor.spectra import (
 from inrank_monitor.tracking.measuring import Measuring
 
 Problem = tuple[str, str, str]  # event kind, matrix name, message
+GONE = "parameter_gone"
 Measured = tuple[Spectrum | None, Problem | None]
 Values = dict[str, tuple[Tensor, ...]]
 
 
-def read_values(matrices: Sequence[Matrix]) -> Values:
-    """The parameters, or the two factors, by name; none if the module has it no more.
+def read_values(matrices: Sequence[Matrix], gone: Container[str] = ()) -> Values:
+    """The parameters, or the two factors, by name; none if the module has it no more, or is itself `gone`.
 
     Read in one thread, since reading a parametrized weight is not thread-safe.
     """
     values: Values = {}
     for matrix in matrices:
         if matrix.parameter not in values:
-            values[matrix.parameter] = _read(matrix)
+            values[matrix.parameter] = () if matrix.name in gone else _read(matrix)
     return values
 
 
@@ -173,7 +174,7 @@ def _product_values(matrix: Matrix, left: Tensor, right: Tensor, initial: Initia
 
 
 def _gone(matrix: Matrix) -> Problem:
-    return "parameter_gone", matrix.name, "the module has this parameter no more"
+    return GONE, matrix.name, "the module has this parameter no more"
 
 
 def _not_converged(name: str, error: LinAlgError) -> Measured:

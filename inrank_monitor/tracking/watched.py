@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from torch import nn
@@ -22,6 +22,7 @@ class Watched:
         device: of its first parameter.
         matrices: in the model's order.
         coverage: of all parameters.
+        model: itself, unwrapped; None where there is none, and once the run has ended.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Watched:
     device: str
     matrices: Sequence[Matrix]
     coverage: Coverage
+    model: nn.Module | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(cls, model: nn.Module, selection: dict[str, Any]) -> Self:
@@ -45,4 +47,4 @@ class Watched:
         inner = unwrap(model)
         sized = [parameter for parameter in inner.parameters() if not isinstance(parameter, UninitializedParameter)]
         size = sum(parameter.numel() for parameter in sized)
-        return cls(type(inner).__name__, size, str(next(inner.parameters()).device), matrices, coverage)
+        return cls(type(inner).__name__, size, str(next(inner.parameters()).device), matrices, coverage, model=inner)

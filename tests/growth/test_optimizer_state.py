@@ -13,7 +13,7 @@ from torch.amp import GradScaler
 from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RAdam
 
 from inrank import InRankLinear, convert, factorize
-from inrank.growth.optimizer_state import FreshColumns, check_holds, plain_optimizer, replace_parameters
+from inrank.growth.optimizer_state import FreshColumns, check_holds, replace_parameters
 
 LR = 1e-3
 STEPS = 1000
@@ -253,14 +253,3 @@ def test_what_the_optimizer_must_hold_is_named() -> None:
     check_holds(SGD(model.parameters()), layers)
     with pytest.raises(ValueError, match=r"optimizer does not hold '2\.U': make the optimizer after inrank.convert"):
         check_holds(SGD([value for name, value in model.named_parameters() if name != "2.U"]), layers)
-
-
-def test_the_optimizer_inside_wrappers_is_found() -> None:
-    class Wrapper:
-        def __init__(self, inside: Any) -> None:
-            self.optimizer = inside
-
-    optimizer = SGD([nn.Parameter(torch.ones(2))])
-    assert plain_optimizer(Wrapper(Wrapper(optimizer))) is optimizer  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"optimizer must be a torch.optim.Optimizer, got list"):
-        plain_optimizer(Wrapper([]))  # type: ignore[arg-type]

@@ -1,0 +1,137 @@
+"""Whether a row written now would be of the weights that its step left, and from which weights the updates count.
+
+What an optimizer's step left is marked as it ends; a snapshot taken then needs no question. One that is asked for
+later, by `measure()` or `close()`, is compared with the mark: best weights may have been put back, averaged ones
+swapped in. Before the first step the weights are compared with those at attach, before each it is asked whether frozen
+ones have been unfrozen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+from torch.optim import Optimizer
+
+from inrank_monitor.matrices import Matrix
+from inrank_monitor.tracking.joining import Joining
+from inrank_monitor.tracking.measuring import Measuring
+from inrank_monitor.tracking.optimizer_steps import own_steps
+from inrank_monitor.tracking.recorder import NoRecorder, Recorder
+from inrank_monitor.tracking.run_start import begin_anew, take_up_at
+from inrank_monitor.tracking.started_run import StartedRun
+from inrank_monitor.tracking.weights_left import WeightsLeft
+
+_SHOWN = 3  # names in a message
+_LIVE: weakref.WeakSet[TrueRows] = weakref.WeakSet()
+
+
+def weights_were_rewritten() -> None:
+    """The step that just ended goes on: its weights have been rewritten without a change of what they compute.
+
+    Whoever grows or converts layers between two steps calls it, so that their rows stay rows of that step.
+    """
+    for rows in list(_LIVE):
+        rows.remark()
+
+
+class TrueRows:
+    """The weights of one process's share, as the last counted step left them; at first as they were at attach.
+
+    Args:
+        started: the run.
+        measuring: of this process.
+        recorder: gets the events.
+    """
+
+    def __init__(self, started: StartedRun, measuring: Measuring, recorder: Recorder | NoRecorder) -> None:
+        self._started, self._measuring, self._recorder = started, measuring, recorder
+        self._joining = Joining(started, measuring)
+        self._begun = False
+        self._look()
+        _LIVE.add(self)
+
+    def _look(self) -> None:
+        matrices, share = self._measuring.matrices, self._measuring.share
+        self._left = WeightsLeft([matrices[place] for place in share.held])
+
+    def parameters(self) -> set[int]:
+        """Ids of the parameters that are watched here."""
+        return self._left.parameters()
+
+    def mark(self) -> None:
+        """A step has ended."""
+        self._begun = True
+        self._left.mark()
+
+    def remark(self) -> None:
+        """What the last step left has another form since."""
+        if self._begun:
+            self._left.mark()
+
+    def changed(self) -> str:
+        """Which weights are no longer those of the mark, in words; empty if none. Every process asks."""
+        share = self._measuring.share
+        share.reshard()
+        found = share.processes.everywhere(self._left.changed)
+        names = list(dict.fromkeys(name for own in found for name in own))
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return ", ".join(names[:_SHOWN]) + more
+
+    def before_step(self, step: int, optimizer: Optimizer) -> int:
+        """An optimizer is about to step, after this many; at which step the run stands."""
+        if not self._begun:
+            self._begun = True
+            if names := self.changed():
+                step = self._start_elsewhere(names, optimizer)
+        if unfrozen := self._joining.unfrozen(optimizer):
+            self.take_in(unfrozen, step)
+        return step
+
+    def _start_elsewhere(self, names: str, optimizer: Optimizer) -> int:
+        """Between attach and the first step the weights were changed: by a checkpoint that was loaded, most likely."""
+        started = self._started
+        changed = f"the weights were changed between attach and the first step ({names})"
+        if not started.resumed:
+            begin_anew(started, self._measuring)
+            self._recorder.look_again()
+            self._look()
+            message = f"{changed}: W0 is taken anew, updates count from what training starts from"
+            self._recorder.event(0, "initial_weights_anew", None, message)
+        elif started.step == 0:
+            steps = (own_steps(optimizer) or 0) - int(started.info["optimizer_steps"])
+            advice = "; load the checkpoint before attach, or give resume=N"
+            if steps > 0:
+                take_up_at(started, steps)
+                advice = f": the run is taken up at step {steps}, as the optimizer counts"
+            self._recorder.event(started.step, "resumed", None, f"{changed}, at which the run was at step 0{advice}")
+        return started.step
+
+    def take_in(self, matrices: Sequence[Matrix], step: int) -> None:
+        """Watch matrices that have been unfrozen: their W0 is what they are now.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        names = ", ".join(matrix.name for matrix in matrices[:_SHOWN])
+        names += f" and {len(matrices) - _SHOWN} more" if len(matrices) > _SHOWN else ""
+        if self._measuring.share.processes.count > 1:
+            message = (
+                f"{names}: unfrozen, and not watched: a run of several processes keeps to the matrices of its start"
+            )
+            self._recorder.event(step, "unfrozen", None, message)
+            return
+        self._joining.join(matrices, step)
+        self._recorder.look_again()
+        self._look()
+        for matrix in matrices:
+            message = (
+                f"{matrix.name} was unfrozen after step {step}: it is watched from here on, its W0 is what it is now"
+            )
+            self._recorder.event(step, "unfrozen", matrix.name, message)
+
+    def release(self) -> None:
+        """Let go of the model."""
+        self._left = WeightsLeft(())
+        self._joining.release()
+        _LIVE.discard(self)

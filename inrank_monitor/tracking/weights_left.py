@@ -1,0 +1,130 @@
+"""What an optimizer step left, told from what came after, without a copy of the weights.
+
+Each parameter has a version counter, which every in-place operation raises, and a storage address. Writes through
+`.data` raise no counter, so a few entries of some parameters are kept too, on their own device: nothing waits for a GPU
+until somebody asks. All together takes microseconds a step (`benchmarks/bench_checks.py`).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from inrank_monitor.matrices import Adapter, Matrix
+
+_MOST_SAMPLED, _ENTRIES = 16, 4  # parameters, entries of each
+
+
+class _Source(NamedTuple):
+    """Where a module keeps a parameter that a matrix is read from."""
+
+    name: str
+    held: Mapping[str, Tensor | None]
+    key: str
+
+    def value(self) -> Tensor | None:
+        """The parameter as it is now; of a DTensor what this process holds of it."""
+        value = self.held.get(self.key)
+        return getattr(value, "_local_tensor", value)
+
+
+class WeightsLeft:
+    """The state of the watched weights at the last `mark`.
+
+    Args:
+        matrices: whose weights are looked at.
+    """
+
+    def __init__(self, matrices: Iterable[Matrix]) -> None:
+        owners = {matrix.parameter: matrix for matrix in matrices}
+        self._sources = [source for matrix in owners.values() for source in _sources_of(matrix)]
+        self._pairs = [(source.held, source.key) for source in self._sources]
+        self._sampled = self._sources[:: max(1, -(-len(self._sources) // _MOST_SAMPLED))]
+        self._addresses: list[int] = []
+        self._groups: list[tuple[list[int], list[Tensor]]] = []  # places among the sampled, and views of their entries
+        self.mark()
+
+    def parameters(self) -> set[int]:
+        """Ids of the parameters as they are now."""
+        return {id(held.get(key)) for held, key in self._pairs}
+
+    def mark(self) -> None:
+        """The weights are now as the step left them."""
+        self._ids, self._versions = self._identities()
+        addresses = [value.data_ptr() if (value := source.value()) is not None else 0 for source in self._sampled]
+        if addresses != self._addresses or not self._groups:
+            self._addresses = addresses
+            self._look()
+        self._samples = [(places, torch.cat(views)) for places, views in self._groups]
+
+    @torch.no_grad()
+    def changed(self) -> list[str]:
+        """Names of the parameters that are not as they were at the last mark; it may wait for a device."""
+        now = zip(*self._identities(), strict=True)
+        then = zip(self._ids, self._versions, strict=True)
+        found = {source.name for source, here, before in zip(self._sources, now, then, strict=True) if here != before}
+        samples = {
+            place: sample
+            for places, joined in self._samples
+            for place, sample in zip(places, torch.split(joined.cpu(), _ENTRIES), strict=True)
+        }
+        for place, source in enumerate(self._sampled):
+            if not _same(_entries(source.value()), samples.get(place)):
+                found.add(source.name)
+        return [name for name in dict.fromkeys(source.name for source in self._sources) if name in found]
+
+    def _identities(self) -> tuple[list[int], list[int]]:
+        there = [held.get(key) for held, key in self._pairs]
+        return list(map(id, there)), [value._version if value is not None else -1 for value in there]
+
+    def _look(self) -> None:
+        """Views of some entries, for as long as their parameters live: what a loop replaces is freed at once."""
+        groups: defaultdict[tuple[torch.device, torch.dtype], tuple[list[int], list[Tensor]]]
+        groups = defaultdict(lambda: ([], []))
+        self._alive = []
+        found: list[tuple[list[int], list[Tensor]]] = []
+        self._groups = found
+        for place, source in enumerate(self._sampled):
+            value = source.value()
+            view = _entries(value)
+            if value is not None and view is not None:
+                places, views = groups[value.device, value.dtype]
+                places.append(place)
+                views.append(view)
+                self._alive.append(weakref.ref(value, lambda _: found.clear()))
+        found += groups.values()
+
+
+def _entries(value: Tensor | None) -> Tensor | None:
+    """A few entries, as a view; None where there are not so many, or they have no ordinary place."""
+    if value is None or value.numel() < _ENTRIES or not value.is_contiguous() or value.device.type == "meta":
+        return None
+    return value.detach().view(-1)[:: value.numel() // _ENTRIES][:_ENTRIES]
+
+
+def _same(now: Tensor | None, then: Tensor | None) -> bool:
+    if now is None or then is None:
+        return now is then
+    return torch.equal(*(values.cpu().double().nan_to_num() for values in (now, then)))
+
+
+def _sources_of(matrix: Matrix) -> Iterator[_Source]:
+    """All parameters that its values come from; of a layer that has them in some other form, every one it has."""
+    module, attribute = matrix.module, matrix.attribute
+    if isinstance(module, Adapter):
+        wanted, layer = {id(parameter) for parameter in module.parameters()}, module.layer
+    elif attribute in module._parameters and not parametrize.is_parametrized(module, attribute):
+        yield _Source(matrix.parameter, module._parameters, attribute)
+        return
+    else:
+        wanted, layer = {id(parameter) for parameter in module.parameters()}, module
+    for inner in layer.modules():
+        for key, parameter in inner._parameters.items():
+            if id(parameter) in wanted:
+                yield _Source(matrix.parameter, inner._parameters, key)
