@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from inrank.growth.dense_gradient import DenseGradient
 from inrank.growth.new_columns import draw_columns
 from inrank.growth.observing import observe
-from inrank.growth.optimizer_state import FreshColumns, check_holds
+from inrank.growth.optimizer_state import INSTEAD, FreshColumns, check_holds
 from inrank.growth.options import GrowthOptions, rule_of
 from inrank.growth.processes import broadcast_integers, process_number
 from inrank.growth.rule import ExplainedRatio, Observation, Rule
@@ -121,7 +121,7 @@ class RankController:
         without = [name for name, layer in self._all_layers.items() if layer.initial_weight is None]
         if options.needs_gradient and without:
             raise ValueError(f"the rule needs the gradient of W0: {without[0]!r} has none (initialization='kaiming')")
-        self._optimizer = unwrap_optimizer(optimizer)
+        self._optimizer = unwrap_optimizer(optimizer, INSTEAD)
         check_holds(self._optimizer, self._all_layers)
         self._model, self._tracker = model, tracker
         self._fresh = FreshColumns(self._optimizer, self._all_layers)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from inrank.growth.optimizer_state import check_holds, replace_parameters
+from inrank.growth.optimizer_state import INSTEAD, check_holds, replace_parameters
 from inrank.growth.processes import broadcast
 from inrank.layers import (
     Gain,
@@ -114,7 +114,7 @@ def factorize(
     if isinstance(ranks, Mapping) and (unknown := set(ranks) - set(layers)):
         raise ValueError(f"ranks names {sorted(unknown)[0]!r}, which is no converted layer")
     if optimizer is not None:
-        optimizer = unwrap_optimizer(optimizer)
+        optimizer = unwrap_optimizer(optimizer, INSTEAD)
         check_holds(optimizer, layers)
     truncated = {name: _truncate(name, layer, chosen[name], gain) for name, layer in layers.items()}
     before = _measure(loss)

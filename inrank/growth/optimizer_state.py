@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from inrank.layers import FactoredLayer, InRankLinear
 
+INSTEAD = "give the optimizer inside, and call step() after each of the wrapper's steps"
 LIMIT = 1.0  # largest update of a young entry, in learning rates (weight decay apart)
 
 

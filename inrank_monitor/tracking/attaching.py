@@ -24,6 +24,8 @@ from inrank_monitor.tracking.schedule import Schedule, make_schedule
 from inrank_monitor.tracking.tracker import SpectrumTracker
 from inrank_monitor.tracking.watched import Watched
 
+_INSTEAD = "give optimizer=None and call step() of what attach returns after each of its steps"
+
 
 def attach(
     model: nn.Module,
@@ -136,7 +138,7 @@ def attach(
 
 def _optimizers(given: Optimizer | Sequence[Optimizer] | None, model: nn.Module) -> list[Optimizer]:
     several = [] if given is None else given if isinstance(given, list | tuple) else [given]
-    optimizers = [unwrap_optimizer(optimizer) for optimizer in several]
+    optimizers = [unwrap_optimizer(optimizer, _INSTEAD) for optimizer in several]
     own = {id(parameter) for parameter in unwrap(model).parameters()}
     held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     if optimizers and not own & held:

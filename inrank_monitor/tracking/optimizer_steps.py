@@ -1,7 +1,7 @@
 """Which calls of which optimizer's `step` are the training's steps.
 
 All optimizers of the process are listened to, since a loop may go on with another than the one that was given: made
-anew for a second phase, or wrapped. Nothing is hung on an optimizer, so copies and pickles of it carry nothing along.
+anew for a second phase, or wrapped. Copies and pickles of an optimizer carry nothing along.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ _OF = ("accelerate.", "lightning.", "pytorch_lightning.", "lightning_fabric.")
 _FIRST_PATIENCE, _PATIENCE = 200, 10  # steps of the others: before the first count, and in longest gaps so far
 
 
-def unwrap_optimizer(optimizer: Any) -> Optimizer:
+def unwrap_optimizer(optimizer: Any, instead: str) -> Optimizer:
     """The torch optimizer whose steps can be counted.
+
+    Args:
+        optimizer: one, or a wrapper that is known to do nothing but step it.
+        instead: what to do with another wrapper, for the message.
 
     Raises:
         TypeError: it is none, or a wrapper that may do more than step what is inside.
@@ -37,9 +41,9 @@ def unwrap_optimizer(optimizer: Any) -> Optimizer:
     if hasattr(optimizer, "optimizer") or hasattr(optimizer, "step"):
         raise TypeError(
             f"optimizer must be a torch.optim.Optimizer, got {kind}, whose step may do more to the weights than "
-            "an optimizer inside it: give optimizer=None and call step() of what attach returns after each of its steps"
+            f"that of an optimizer inside it: {instead}"
         )
-    raise TypeError(f"optimizer must be a torch.optim.Optimizer, a list of them or None, got {optimizer!r}")
+    raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {kind}")
 
 
 def _is_transparent(optimizer: Any) -> bool:
@@ -96,7 +100,7 @@ class OptimizerSteps:
     Args:
         optimizers: given, in the order in which the loop steps them; none: nothing is counted.
         watched: ids of the parameters that the model has now; asked when an unknown optimizer steps.
-        listener: kept weakly; when it goes, so do the hooks.
+        listener: lives at least as long as the optimizers that count; when it goes, so do the hooks.
 
     Attributes:
         counts: whether any optimizer was given.
@@ -114,11 +118,12 @@ class OptimizerSteps:
         self._backward = -1  # the pass in which a step has been taken already
         self._longest_gap = 0
         self.counts = bool(optimizers)
-        handles = [
+        self._handles = [
             register_optimizer_step_pre_hook(_Weakly(self._before)),
             register_optimizer_step_post_hook(_Weakly(self._after)),
+            *(optimizer.register_step_post_hook(_Kept(listener)) for optimizer in optimizers[-1:]),
         ]
-        self.remove = weakref.finalize(self, _remove, handles)  # call it to listen no more
+        self.remove = weakref.finalize(self, _remove, self._handles)  # call it to listen no more
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if (listener := self._present()) is None or self._role(optimizer) is _Role.FOREIGN:
@@ -216,6 +221,8 @@ class OptimizerSteps:
         own = _parameters(optimizer)
         self._roles[optimizer] = _Role.COUNTS, len(own)
         self._held |= {id(parameter) for parameter in own}
+        if (listener := self._listener()) is not None:
+            self._handles.append(optimizer.register_step_post_hook(_Kept(listener)))
 
     def _close(self, optimizer: Optimizer) -> None:
         if id(optimizer) in self._open:
@@ -239,9 +246,20 @@ class _Weakly:
             method(optimizer, args, kwargs)
 
 
-def _remove(handles: Sequence[RemovableHandle]) -> None:
+class _Kept:
+    """A hook that does nothing but hold whoever listens: nobody else may."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+
+    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Nothing."""
+
+
+def _remove(handles: list[RemovableHandle]) -> None:
     for handle in handles:
         handle.remove()
+    handles.clear()
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -289,8 +288,9 @@ def test_a_model_in_ddp_is_refused() -> None:
 
 
 def test_the_optimizer_inside_accelerates_wrapper_is_found() -> None:
+    accelerate = pytest.importorskip("accelerate")
     model, optimizer = trained()
-    factorize(model, SimpleNamespace(optimizer=optimizer))  # type: ignore[arg-type]
+    factorize(model, accelerate.Accelerator(cpu=True).prepare(optimizer))
     assert any(value is model[0].U for value in optimizer.param_groups[0]["params"])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.trainers import CONTEXT, STEPS, VOCABULARY, Sequences, StopAfter, assert_same_models, trainer
+from helpers.training import step_hooks
 from torch import nn
 from transformers import GPT2LMHeadModel, Trainer, TrainingArguments
 
@@ -130,8 +131,7 @@ def test_optimizer_is_let_go_when_training_ends(tmp_path: Path) -> None:
     made = trainer(gpt2(), tmp_path, callback)
     made.train()
     optimizer = made.optimizer.optimizer
-    assert not optimizer._optimizer_step_pre_hooks
-    assert not optimizer._optimizer_step_post_hooks
+    assert step_hooks(optimizer) == 0
     made.train()  # and training may begin again
     assert callback.controller is not None
     assert callback.controller.step_count == STEPS

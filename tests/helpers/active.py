@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from helpers.training import step_hooks
 from torch import Tensor, nn
 
 from inrank import InRankLinear, convert
@@ -122,5 +123,4 @@ def _held(optimizer: torch.optim.Optimizer) -> list[Any]:
         id(parameter): {name: value.tolist() if isinstance(value, Tensor) else value for name, value in state.items()}
         for parameter, state in optimizer.state.items()
     }
-    hooks = [len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks)]
-    return [groups, states, hooks]
+    return [groups, states, step_hooks(optimizer)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from inrank_monitor import SpectrumTracker, attach
 
@@ -32,6 +33,12 @@ def mlp(*sizes: int, seed: int = 0) -> nn.Sequential:
 def sgd(model: nn.Module, lr: float = 0.1) -> SGD:
     """SGD with momentum: an optimizer without a step counter of its own."""
     return SGD(model.parameters(), lr=lr, momentum=0.9)
+
+
+def step_hooks(optimizer: Optimizer) -> int:
+    """Hooks that run at each of the optimizer's steps: its own, and those of all optimizers."""
+    own = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    return sum(map(len, (*own, _global_optimizer_pre_hooks, _global_optimizer_post_hooks)))
 
 
 def train(model: nn.Sequential, optimizer: Optimizer, steps: int, first: int = 0) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.training import assert_same_weights, complaints, mlp, run_script, sgd, start, train, trained
+from helpers.training import assert_same_weights, complaints, mlp, run_script, sgd, start, step_hooks, train, trained
 
 from inrank_monitor import attach, open_run
 from inrank_monitor.runs.log import AppendFile
@@ -186,7 +186,7 @@ def test_attach_to_a_full_file_system_raises_and_leaves_the_training_alone(tiny_
     optimizer = sgd(model)
     with pytest.raises(OSError, match="No space left"):
         attach(model, optimizer, tiny_disk / "run")
-    assert not optimizer._optimizer_step_post_hooks  # type: ignore[attr-defined]
+    assert step_hooks(optimizer) == 0
     (tiny_disk / "filler").unlink()
     attach(model, optimizer, tiny_disk / "run", tensorboard=False).close()  # and is no obstacle later
     assert open_run(tiny_disk / "run").status == "finished"
@@ -201,7 +201,7 @@ def test_a_directory_that_cannot_be_written_is_a_clear_error(tmp_path: Path, pla
     optimizer = sgd(model)
     with pytest.raises(OSError, match=f"cannot write the run directory.*{directory}"):
         attach(model, optimizer, directory)
-    assert not optimizer._optimizer_step_post_hooks  # type: ignore[attr-defined]
+    assert step_hooks(optimizer) == 0
 
 
 def test_a_file_in_place_of_the_directory_is_a_clear_error(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from helpers.truth import TrueLoop, assert_rows_are_true, events
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from inrank_monitor import attach
+from inrank_monitor import attach, open_run
 from inrank_monitor.tracking import unwrap_optimizer
 
 
@@ -216,4 +217,24 @@ def test_a_wrapper_that_only_steps_what_is_inside_is_looked_through() -> None:
     optimizer = SGD(mlp(4, 4).parameters(), lr=1e-2)
     wrapped = accelerate.Accelerator(cpu=True).prepare(optimizer)
     assert type(wrapped).__name__ == "AcceleratedOptimizer"
-    assert unwrap_optimizer(wrapped) is optimizer
+    assert unwrap_optimizer(wrapped, "") is optimizer
+
+
+def test_a_tracker_that_nobody_holds_lives_with_its_optimizer(tmp_path: Path) -> None:
+    model = mlp(16, 32, 8)
+    loop = TrueLoop(model, SGD(model.parameters(), lr=1e-2))
+    attach(model, loop.optimizer, tmp_path / "run", every=2, tensorboard=False)
+    gc.collect()
+    loop.run(5)
+    second = AdamW(model.parameters(), lr=1e-3)
+    first, loop.optimizer = loop.optimizer, second
+    loop.run(1)
+    del first
+    gc.collect()
+    loop.run(2)
+    assert open_run(tmp_path / "run").status == "live"
+    del second
+    loop.optimizer = None
+    gc.collect()
+    assert_rows_are_true(tmp_path / "run", loop, [2, 4, 6, 8])
+    assert open_run(tmp_path / "run").status == "finished"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.training import mlp, python, record, sgd, train
+from helpers.training import mlp, python, record, sgd, step_hooks, train
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -209,7 +209,7 @@ def refused(directory: Path, model: nn.Module, match: str, error: type[Exception
     optimizer = sgd(model)
     with pytest.raises(error, match=match):
         attach(model, optimizer, directory, **{"resume": True, "every": 1, "tensorboard": False} | options)
-    assert not optimizer._optimizer_step_post_hooks  # type: ignore[attr-defined]
+    assert step_hooks(optimizer) == 0
     assert {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()} == before
 
 

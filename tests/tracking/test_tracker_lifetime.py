@@ -7,19 +7,14 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from helpers.training import mlp, sgd, start, train
+from helpers.training import mlp, sgd, start, step_hooks, train
 from torch import nn
 from torch.optim import SGD
 
 from inrank_monitor import attach, open_run
-
-
-def hooks(optimizer: Any) -> int:
-    return len(optimizer._optimizer_step_post_hooks) + len(optimizer._optimizer_step_pre_hooks)
 
 
 def threads() -> set[threading.Thread]:
@@ -30,9 +25,9 @@ def test_close_takes_a_last_snapshot_and_removes_every_hook_and_thread(tmp_path:
     before = threads()
     model, optimizer, tracker = start(tmp_path / "run", every=4)
     train(model, optimizer, 6)
-    assert hooks(optimizer) == 1
+    assert step_hooks(optimizer) == 3
     tracker.close()
-    assert hooks(optimizer) == 0
+    assert step_hooks(optimizer) == 0
     assert threads() <= before
     run = open_run(tmp_path / "run")
     assert run.measurements["step"].unique().tolist() == [4, 6]
@@ -87,7 +82,7 @@ def test_leaving_the_with_block_closes(tmp_path: Path) -> None:
     optimizer = sgd(model)
     with attach(model, optimizer, tmp_path / "run", every=1, tensorboard=False) as tracker:
         train(model, optimizer, 3)
-    assert hooks(optimizer) == 0
+    assert step_hooks(optimizer) == 0
     assert tracker.finished_steps == [1, 2, 3]
     assert open_run(tmp_path / "run").status == "finished"
 
@@ -110,7 +105,7 @@ def test_an_exception_in_the_with_block_marks_the_run_interrupted_and_passes(
     assert run.status == "interrupted"
     assert run.info["ended"]["reason"] == error.__name__
     assert run.measurements["step"].unique().tolist() == [4, 6]
-    assert hooks(optimizer) == 0
+    assert step_hooks(optimizer) == 0
 
 
 def test_an_error_at_the_last_snapshot_still_closes_in_strict_mode(
@@ -125,7 +120,7 @@ def test_an_error_at_the_last_snapshot_still_closes_in_strict_mode(
     monkeypatch.setattr("inrank_monitor.tracking.snapshots.take_snapshot", broken)
     with pytest.raises(ArithmeticError, match="no spectrum today"):
         tracker.close()
-    assert hooks(optimizer) == 0
+    assert step_hooks(optimizer) == 0
     assert threads() <= before
     assert open_run(tmp_path / "run").status != "live"
 
@@ -148,7 +143,7 @@ def test_an_error_in_the_loop_is_not_hidden_by_one_at_the_last_snapshot(
         loop()
     errors = [caught.value, caught.value.__context__, caught.value.__cause__]
     assert any(isinstance(error, ZeroDivisionError) for error in errors)
-    assert hooks(optimizer) == 0
+    assert step_hooks(optimizer) == 0
     assert open_run(tmp_path / "run").status == "interrupted"
 
 
