@@ -169,6 +169,7 @@ def reading(directory: Path, snapshots: int, matrices: int = 48) -> dict[str, fl
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_log_of_a_thousand_snapshots_opens_and_refreshes_in_linear_time(tmp_path: Path) -> None:
     reading(tmp_path / "warm", 20)
     small, large = reading(tmp_path / "small", 250), reading(tmp_path / "large", 1000)
