@@ -28,6 +28,7 @@ from inrank_monitor.tracking.recorder import NoRecorder, Recorder
 from inrank_monitor.tracking.scalars import Scalars
 from inrank_monitor.tracking.schedule import Schedule
 from inrank_monitor.tracking.snapshots import Snapshots
+from inrank_monitor.tracking.standing_still import StandingStill
 from inrank_monitor.tracking.started_run import StartedRun
 from inrank_monitor.tracking.true_rows import TrueRows
 from inrank_monitor.tracking.update_spectra import Problem
@@ -62,7 +63,7 @@ class SpectrumTracker:
         self._measuring, self._processes = measuring, measuring.share.processes
         self._recorder = Recorder(started, sinks) if self._processes.is_main else NoRecorder()
         self._pace = Pace(schedule, self._processes, self._recorder, began)
-        self._scalars = Scalars(self._recorder)
+        self._scalars, self._still = Scalars(self._recorder), StandingStill(started.step)
         self._snapshots = Snapshots(measuring, self._recorder, self._reported, started.step)
         self._rows = TrueRows(started, measuring, self._recorder)
         self._steps: OptimizerSteps | None = None
@@ -162,10 +163,23 @@ class SpectrumTracker:
         for name, value in values.items():
             try:
                 self._scalars.add(self.step_count, name, value)
+                if self._still.suspects(self.step_count, name):
+                    self._look_whether_still()
             except Exception as error:
                 self.failed(error)
         if self._scalars.is_due:
             self._scalars.flush()
+
+    def _look_whether_still(self) -> None:
+        """Values come and steps do not: an evaluation, or nobody counts."""
+        step = self.step_count
+        counted = not self._still.nothing_counted(step)
+        if (counted and not self._rows.changed_here()) or not self._reported.is_new(f"no step {step}"):
+            return
+        since = f"since step {step}, although the weights changed" if counted else "since attach"
+        how = "give attach the optimizer that steps, or optimizer=None and call step() after each step"
+        logger.warning("%s: no step has been counted %s: %s", self.path, since, how)
+        self.event("no_step_counted", None, f"values are logged, and no step has been counted {since}: {how}")
 
     def event(self, kind: str, matrix: str | None, message: str) -> None:
         """Log that something happened at the current step: `rank_grown` and the name of a layer, say."""
@@ -262,6 +276,8 @@ class SpectrumTracker:
         try:
             if reason is None or self._processes.count == 1:  # the others may not be there to measure with
                 self.measure()
+            if self._still.nothing_counted(self.step_count):
+                self._look_whether_still()
         finally:
             if not self._closed:  # it is if the others were not there
                 self._close(reason)

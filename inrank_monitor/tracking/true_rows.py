@@ -74,9 +74,11 @@ class TrueRows:
         share = self._measuring.share
         share.reshard()
         found = share.processes.everywhere(self._left.changed)
-        names = list(dict.fromkeys(name for own in found for name in own))
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        return ", ".join(names[:_SHOWN]) + more
+        return _some(list(dict.fromkeys(name for own in found for name in own)))
+
+    def changed_here(self) -> bool:
+        """Whether those of this process are not; asked of it alone."""
+        return bool(self._left.changed())
 
     def before_step(self, step: int, optimizer: Optimizer) -> int:
         """An optimizer is about to step, after this many; at which step the run stands."""
@@ -113,8 +115,7 @@ class TrueRows:
         Raises:
             OSError: it cannot be written.
         """
-        names = ", ".join(matrix.name for matrix in matrices[:_SHOWN])
-        names += f" and {len(matrices) - _SHOWN} more" if len(matrices) > _SHOWN else ""
+        names = _some([matrix.name for matrix in matrices])
         if self._measuring.share.processes.count > 1:
             message = (
                 f"{names}: unfrozen, and not watched: a run of several processes keeps to the matrices of its start"
@@ -135,3 +136,7 @@ class TrueRows:
         self._left = WeightsLeft(())
         self._joining.release()
         _LIVE.discard(self)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

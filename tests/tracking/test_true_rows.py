@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.training import mlp
+from helpers.training import complaints, mlp
 from helpers.truth import TrueLoop, assert_rows_are_true, events, rows
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
@@ -226,3 +226,31 @@ def test_a_run_that_is_closed_lets_a_copy_of_the_weights_go_on(tmp_path: Path) -
     assert tracker.step_count == 4
     assert_rows_are_true(tmp_path / "run", loop, [2, 4])
     assert rows(tmp_path / "run")[4] == pytest.approx(loop.truth[4]["0.weight"])
+
+
+def test_values_logged_while_nobody_counts_are_said_to_stand_still(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = attach(mlp(16, 32, 8), None, tmp_path / "run", every=1, tensorboard=False)
+    for _ in range(3):
+        tracker.log(loss=1.0)
+    assert not complaints(caplog)
+    tracker.close()
+    (message,) = events(tmp_path / "run", "no_step_counted")
+    assert "since attach" in message
+    assert "call step()" in message
+    assert len(complaints(caplog)) == 1
+
+
+def test_an_evaluation_that_logs_much_is_no_standstill_and_steps_of_a_stranger_are(tmp_path: Path) -> None:
+    loop, tracker = begin(tmp_path / "run", every=1)
+    loop.run(2, after=lambda: [tracker.log(validation=1.0) for _ in range(30)])
+    assert tracker.step_count == 2
+    for _ in range(50):  # steps that no optimizer takes
+        with torch.no_grad():
+            loop.model[0].weight.mul_(0.99)  # type: ignore[index,operator]
+        tracker.log(loss=1.0)
+    tracker.close()
+    (message,) = events(tmp_path / "run", "no_step_counted")
+    assert "since step 2, although the weights changed" in message
+    assert_rows_are_true(tmp_path / "run", loop, [1, 2])
