@@ -55,8 +55,9 @@ def attach(
 
     Args:
         model: any module, also compiled or wrapped in DataParallel or DistributedDataParallel.
-        optimizer: its steps are counted by a hook. Several may be given, in the order in which the loop steps them: the
-            last one counts. None: call `tracker.step()` after each step.
+        optimizer: its steps are counted by a hook, and those of another that trains the same parameters. Several may
+            be given, in the order in which the loop steps them: the last one counts. None: call `tracker.step()` after
+            each step.
         directory: of the run; made if need be.
         every: measure at each multiple of this many steps, whatever it costs.
         schedule: measure where this function of the step is true (or a `Schedule`). Default: `Automatic`.
