@@ -11,9 +11,10 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 
+import torch
 from torch.optim import Optimizer
 
-from inrank_monitor.matrices import Matrix
+from inrank_monitor.matrices import Matrix, local
 from inrank_monitor.tracking.joining import Joining
 from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.optimizer_steps import own_steps
@@ -71,9 +72,22 @@ class TrueRows:
 
     def changed(self) -> str:
         """Which weights are no longer those of the mark, in words; empty if none. Every process asks."""
-        share = self._measuring.share
-        share.reshard()
-        found = share.processes.everywhere(self._left.changed)
+        share, processes = self._measuring.share, self._measuring.share.processes
+        failure, here = None, list[str]()
+        try:
+            share.reshard()
+            here = self._left.changed()
+        except Exception as error:  # the others wait for an answer
+            failure = error
+
+        def tell() -> list[str]:
+            if failure is not None:
+                raise failure
+            return here
+
+        if processes.agree(failure is None and not here):
+            return ""
+        found = processes.everywhere(tell)
         return _some(list(dict.fromkeys(name for own in found for name in own)))
 
     def changed_here(self) -> bool:
@@ -94,13 +108,13 @@ class TrueRows:
         """Between attach and the first step the weights were changed: by a checkpoint that was loaded, most likely."""
         started = self._started
         changed = f"the weights were changed between attach and the first step ({names})"
-        if not started.resumed:
+        if not started.resumed and self._measuring.share.processes.agree(self._is_finite()):
             begin_anew(started, self._measuring)
             self._recorder.look_again()
             self._look()
             message = f"{changed}: W0 is taken anew, updates count from what training starts from"
             self._recorder.event(0, "initial_weights_anew", None, message)
-        elif started.step == 0:
+        elif started.resumed and started.step == 0:
             steps = (own_steps(optimizer) or 0) - int(started.info["optimizer_steps"])
             advice = "; load the checkpoint before attach, or give resume=N"
             if steps > 0:
@@ -108,6 +122,12 @@ class TrueRows:
                 advice = f": the run is taken up at step {steps}, as the optimizer counts"
             self._recorder.event(started.step, "resumed", None, f"{changed}, at which the run was at step 0{advice}")
         return started.step
+
+    def _is_finite(self) -> bool:
+        """Whether training can start from what this process holds: else W0 stays what it was, and every row says so."""
+        matrices, share = self._measuring.matrices, self._measuring.share
+        owners = {matrices[place].parameter: matrices[place] for place in share.held if matrices[place].has_start}
+        return all(bool(torch.isfinite(local(matrix.read()).float()).all()) for matrix in owners.values())
 
     def take_in(self, matrices: Sequence[Matrix], step: int) -> None:
         """Watch matrices that have been unfrozen: their W0 is what they are now.

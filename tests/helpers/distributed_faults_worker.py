@@ -140,7 +140,7 @@ def failing_read(directory: Path, way: str) -> list[float]:
     """The second process cannot read its weights for one snapshot."""
     real = inrank_monitor.tracking.snapshot.read_values
 
-    def broken(matrices: Any) -> Any:
+    def broken(*arguments: Any) -> Any:
         raise KeyError("no such thing")
 
     def fault(step: int, model: nn.Module, tracker: SpectrumTracker) -> None:
