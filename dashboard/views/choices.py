@@ -59,11 +59,12 @@ def choose_rule(page: Page) -> RankRule | None:
     )
     buffer_rank = st.number_input(
         "Buffer rank b",
-        1,
+        0,
         100_000,
-        logged.buffer_rank,
+        logged.buffer_rank or 0,
         key="b",
-        help="How many values beyond r the explained ratio looks at (eq. 7).",
+        help="How many values beyond r the explained ratio looks at (eq. 7). 0: what fits each matrix, 100 where its "
+        "short side is at least 768, else an eighth of that, at least 4.",
         **URL,
     )
     definition = st.radio(
@@ -76,14 +77,14 @@ def choose_rule(page: Page) -> RankRule | None:
         help="Equation 7 of the paper, or what its published code computes.",
         **URL,
     )
-    rule = RankRule(round(float(threshold), 4), int(buffer_rank), definition)
+    rule = RankRule(round(float(threshold), 4), int(buffer_rank) or None, definition)
     if rule != logged:
         st.button("Back to the rule of the run", on_click=_set_rule, args=(logged,), icon=":material/undo:")
     return rule
 
 
 def _set_rule(rule: RankRule) -> None:
-    st.session_state.update(alpha=rule.threshold, b=rule.buffer_rank, definition=rule.definition)
+    st.session_state.update(alpha=rule.threshold, b=rule.buffer_rank or 0, definition=rule.definition)
 
 
 def choose_matrices(state: RunState) -> list[str]:

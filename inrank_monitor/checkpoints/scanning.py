@@ -51,7 +51,7 @@ def scan(
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
     threshold: float = 0.9,
-    buffer_rank: int = 100,
+    buffer_rank: int | None = None,
     definition: Definition = "paper",
     leading: int | None = None,
     embeddings: bool = False,
@@ -78,7 +78,7 @@ def scan(
         include: as `attach`, like the following.
         exclude: globs over matrix names.
         threshold: α.
-        buffer_rank: b of eq. 7.
+        buffer_rank: b of eq. 7; default: what fits each matrix.
         definition: of the explained ratio.
         leading: only this many singular values.
         embeddings: watch embeddings too.
@@ -120,7 +120,8 @@ def scan(
     started, todo = start_scan(Path(directory), source, options, resume)
     notes = [f"W0 is {saved[0].path.name}, at step {saved[0].step}"] if source.watched.begins_at_first else []
     job = _Scan(started, source, SpectrumPool(workers))
-    job.run(todo, [*notes, source.watched.note, origin], progress)
+    hint = source.watched.buffer_rank_hint(buffer_rank)
+    job.run(todo, [*notes, source.watched.note, origin, *([hint] if hint else [])], progress)
     return open_run(directory)
 
 

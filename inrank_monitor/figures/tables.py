@@ -9,6 +9,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from inrank_monitor.ranks import default_buffer_rank
+
 RANK_COLUMNS = ("intrinsic_rank", "running_rank", "layer_rank")
 COLUMN_TITLES = {
     "intrinsic_rank": "intrinsic rank",
@@ -137,6 +139,12 @@ def spectra(singular_values: pd.DataFrame) -> dict[int, np.ndarray | None]:
         values = row[np.isfinite(row)]
         found[int(step)] = values if len(row) and np.isfinite(row[0]) else None
     return found
+
+
+def buffer_rank_of(singular_values: pd.DataFrame, size: int | None = None) -> int:
+    """B of a table of spectra: what `run.singular_values` has noted beside it, else what fits the short side."""
+    short = size or singular_values.shape[1]
+    return int(singular_values.attrs.get("buffer_rank", default_buffer_rank(short, short)))
 
 
 def select_steps(measured: Iterable[int], steps: int | Iterable[int] | None, default: Sequence[int]) -> list[int]:

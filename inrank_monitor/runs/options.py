@@ -27,7 +27,7 @@ class RunOptions:
     """
 
     threshold: float = 0.9
-    buffer_rank: int = 100
+    buffer_rank: int | None = None
     definition: Definition = "paper"
     leading: int | None = None
     density: bool = False

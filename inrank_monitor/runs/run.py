@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from inrank_monitor.notebook import html_rows, never_raises
-from inrank_monitor.ranks import Definition
+from inrank_monitor.ranks import Definition, RankRule, buffer_rank_text
 from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS
 from inrank_monitor.runs.log_files import LogFiles, Status
 from inrank_monitor.runs.options import RunOptions
@@ -81,9 +81,10 @@ class Run:
         return float(self.options.threshold)
 
     @property
-    def buffer_rank(self) -> int:
-        """B of the logged ranks."""
-        return self.options.buffer_rank
+    def buffer_rank(self) -> int | None:
+        """B of the logged ranks; None where it differs from matrix to matrix, see `matrices`."""
+        found = self.matrices["buffer_rank"].unique()
+        return int(found[0]) if len(found) == 1 else None
 
     @property
     def definition(self) -> Definition:
@@ -111,7 +112,7 @@ class Run:
             for name, *ranks, stable, norm in last[columns].itertuples(index=False)
         ]
         seen = f"step {steps.max()}, {steps.nunique()} snapshots" if len(steps) else "nothing measured yet"
-        rule = f"rank at α = {self.threshold:g}, b = {self.buffer_rank}"
+        rule = f"rank at α = {self.threshold:g}, {buffer_rank_text(self.matrices['buffer_rank'])}"
         heads = ("matrix", "rank", "null rank", "stable rank", "‖ΔW‖/‖W0‖")
         return html_rows(heads, rows, f"{self.name}: {self.status}, {seen}, {len(self.matrices)} matrices; {rule}")
 
@@ -127,10 +128,14 @@ class Run:
 
     @property
     def matrices(self) -> pd.DataFrame:
-        """The watched matrices in model order, by name: parameter, part, kind, rows, cols, null_rank, initial_norm."""
+        """The watched matrices in model order, by name.
+
+        Columns: parameter, part, kind, rows, cols, buffer_rank, null_rank, initial_norm.
+        """
         if "matrices" not in self._cache:
             table = pd.DataFrame(self.info["matrices"]).set_index("name")
             table.index.name = "matrix"
+            table["buffer_rank"] = buffer_ranks(table, self.options.rule)
             self._cache["matrices"] = table
         matrices: pd.DataFrame = self._cache["matrices"]
         return matrices
@@ -167,6 +172,8 @@ class Run:
     def singular_values(self, name: str) -> pd.DataFrame:
         """Spectra of one matrix: index step, columns 1..q, descending; NaN where the update was not finite.
 
+        The table's `attrs` hold the matrix's buffer_rank, which figures take where none is given.
+
         Raises:
             KeyError: there is no such matrix; names close to it are listed.
         """
@@ -186,7 +193,9 @@ class Run:
         for index, row in enumerate(rows):
             table[index, : len(row)] = row
         by_step = pd.Index(np.array(steps, dtype=np.int64), name="step")
-        return pd.DataFrame(table, index=by_step, columns=pd.RangeIndex(1, width + 1))
+        found = pd.DataFrame(table, index=by_step, columns=pd.RangeIndex(1, width + 1))
+        found.attrs["buffer_rank"] = int(self.matrices["buffer_rank"].iloc[code])
+        return found
 
     def spectra(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """All that was measured, batch by batch, as views: places of the matrices, steps, offsets, values.
@@ -209,6 +218,12 @@ class Run:
     def summary(self) -> RunSummary:
         """The run in one line."""
         return summarise(self)
+
+
+def buffer_ranks(matrices: pd.DataFrame, rule: RankRule) -> list[int]:
+    """B of each matrix by a rule."""
+    shapes = zip(matrices["rows"], matrices["cols"], strict=True)
+    return [rule.buffer_rank_of(int(rows), int(cols)) for rows, cols in shapes]
 
 
 def _finish_measurements(frame: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:

@@ -34,7 +34,7 @@ def attach(
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
     threshold: float = 0.9,
-    buffer_rank: int = 100,
+    buffer_rank: int | None = None,
     definition: Definition = "paper",
     leading: int | None = None,
     density: bool = False,
@@ -60,7 +60,8 @@ def attach(
         include: globs over matrix names; only these are watched.
         exclude: globs over matrix names; these are not.
         threshold: α, in (0, 1].
-        buffer_rank: b of eq. 7.
+        buffer_rank: b of eq. 7, for all matrices. Default: what fits each, 100 where its short side is at least 768,
+            else an eighth of that, at least 4.
         definition: of the explained ratio.
         leading: measure only this many leading singular values, with a bound on their error.
         density: with `leading`: estimate the values after them, for densities and norms of very large matrices.
@@ -123,6 +124,8 @@ def attach(
         processes.close()
         raise
     tracker = SpectrumTracker(started, measuring, chosen, sinks, began)
+    if (hint := watched.buffer_rank_hint(buffer_rank)) and not started.resumed:
+        tracker.event("hint", None, hint)
     if optimizers:
         tracker.count_steps_of(optimizers[-1])
     return tracker
