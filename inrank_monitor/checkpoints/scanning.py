@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from inrank_monitor.checkpoints.start import Source, start_scan
 from inrank_monitor.checkpoints.steps import Saved, find_checkpoints
 from inrank_monitor.checkpoints.watching import watch_checkpoint
 from inrank_monitor.distributed import Share
-from inrank_monitor.matrices import InitialWeights, no_weights
+from inrank_monitor.matrices import InitialWeights, Parts, no_weights
 from inrank_monitor.ranks import Definition
 from inrank_monitor.runs import RunOptions
 from inrank_monitor.spectra import SpectrumMethod, SpectrumPool
@@ -56,6 +56,7 @@ def scan(
     leading: int | None = None,
     embeddings: bool = False,
     split_parts: bool = True,
+    parts: Mapping[str, Parts] | None = None,
     tensorboard: bool = True,
     workers: int | None = None,
     resume: bool = False,
@@ -83,6 +84,7 @@ def scan(
         leading: only this many singular values.
         embeddings: watch embeddings too.
         split_parts: q, k, v as matrices of their own.
+        parts: as `attach`; where no model is given, only this splits what is not split by torch or GPT-2 themselves.
         tensorboard: write an event file.
         workers: spectra at a time; default: as many as torch has threads.
         resume: go on with the scan in `directory`, with the checkpoints that it has not measured.
@@ -112,6 +114,7 @@ def scan(
         exclude=exclude,
         embeddings=embeddings,
         split_parts=split_parts,
+        parts=parts,
         initial_weights="checkpoint",
         tensorboard=tensorboard,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -10,9 +10,11 @@ from torch import nn
 
 from inrank_monitor.matrices.adapted_models import foreign_parameters
 from inrank_monitor.matrices.adapters import Adapter
+from inrank_monitor.matrices.layout import Parts
 from inrank_monitor.matrices.matrix import Matrix
 from inrank_monitor.matrices.patterns import as_list, glob
 from inrank_monitor.matrices.skipping import reason_to_skip
+from inrank_monitor.matrices.splitting import Splitting
 from inrank_monitor.matrices.views import matrices_of, matrices_of_adapter
 from inrank_monitor.matrices.weights import Weight, named_weights
 from inrank_monitor.notebook import html_rows, never_raises
@@ -69,6 +71,7 @@ def find_matrices(
     exclude: str | Sequence[str] | None = None,
     embeddings: bool = False,
     split_parts: bool = True,
+    parts: Mapping[str, Parts] | None = None,
 ) -> tuple[list[Matrix], Coverage]:
     """The watched matrices of a model in its own order, and the coverage of all its parameters.
 
@@ -77,13 +80,17 @@ def find_matrices(
         include: globs (`*` and `?`) over matrix names; only those that match are watched.
         exclude: globs over matrix names that are not watched.
         embeddings: watch embeddings too.
-        split_parts: watch q, k, v and recurrent gates as matrices of their own.
+        split_parts: watch q, k, v, gate and up of fused projections, and recurrent gates as matrices of their own,
+            where the model says certainly how they lie.
+        parts: what it does not say: glob over the names of weights or layers -> names of equal parts, or names with
+            their rows (`{"q": 64, "k": 16, "v": 16}`; rows of one head if every head has its own); None leaves whole.
 
     Raises:
-        ValueError: a pattern matches nothing, no matrix is left, or the model is in FSDP1.
+        ValueError: a pattern matches nothing, parts do not fit, no matrix is left, or the model is in FSDP1.
     """
     model = unwrap(model)
     _refuse_flattened(model)
+    splitting = Splitting(model, split_parts, parts)
     matrices: list[Matrix] = []
     rows: list[CoverageRow] = []
     seen: dict[int, str] = {}
@@ -98,12 +105,13 @@ def find_matrices(
         reason = reason or (weight.adapter.refusal() if weight.adapter else None)
         for parameter in weight.parameters:
             seen.setdefault(id(parameter), weight.name)
-        found = [] if reason else _views(weight, shape, split_parts)
+        found = [] if reason else _views(weight, shape, splitting)
         matrices += found
         note = reason or f"no 2-D view known for {type(weight.module).__name__}.{weight.attribute}"
         rows.append(CoverageRow(weight.name, shape, bool(found), note))
+    splitting.check_used(rows)
     kept = _select(matrices, rows, as_list("include", include), as_list("exclude", exclude))
-    coverage = _cover(rows, kept)
+    coverage = _cover(rows, kept, splitting.notes)
     if not kept:
         reasons = "; ".join(f"{row.parameter}: {row.note}" for row in coverage[:5])
         raise ValueError(f"there is no matrix to watch in this model ({reasons or 'it has no parameters'})")
@@ -120,10 +128,11 @@ def _refuse_flattened(model: nn.Module) -> None:
             )
 
 
-def _views(weight: Weight, shape: tuple[int, ...], split_parts: bool) -> list[Matrix]:
+def _views(weight: Weight, shape: tuple[int, ...], splitting: Splitting) -> list[Matrix]:
+    layout = splitting.layout(weight, shape)
     if weight.adapter:
-        return matrices_of_adapter(weight.name, weight.adapter, shape, split_parts)
-    return matrices_of(weight.name, weight.module, weight.attribute, shape, split_parts)
+        return matrices_of_adapter(weight.name, weight.adapter, shape, layout)
+    return matrices_of(weight.name, weight.module, weight.attribute, shape, layout)
 
 
 def _select(
@@ -143,8 +152,8 @@ def _select(
     ]
 
 
-def _cover(rows: list[CoverageRow], kept: list[Matrix]) -> Coverage:
-    """The rows with what is watched described, once the patterns have chosen."""
+def _cover(rows: list[CoverageRow], kept: list[Matrix], notes: Mapping[str, str]) -> Coverage:
+    """The rows with what is watched described, once the patterns have chosen; `notes`: why split or whole."""
     of: dict[str, list[Matrix]] = {}
     for matrix in kept:
         of.setdefault(matrix.parameter, []).append(matrix)
@@ -155,6 +164,8 @@ def _cover(rows: list[CoverageRow], kept: list[Matrix]) -> Coverage:
             note = ", ".join(_describe(matrix) for matrix in found[:4]) + (", …" if len(found) > 4 else "")
             if isinstance(found[0].module, Adapter):
                 note += f" ({found[0].module.note()})"
+            if why := notes.get(row.parameter):
+                note += f" ({why})"
         elif row.watched:
             note = "left out by include/exclude"
         coverage.append(CoverageRow(row.parameter, row.shape, bool(found), note))

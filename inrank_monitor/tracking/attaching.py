@@ -5,14 +5,14 @@ Everything that can be wrong is found here, before the first step, and raised wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 from torch.optim import Optimizer
 
 from inrank_monitor.distributed import gathering_modules, share_out, training_processes
-from inrank_monitor.matrices import Keep, unwrap
+from inrank_monitor.matrices import Keep, Parts, unwrap
 from inrank_monitor.ranks import Definition
 from inrank_monitor.runs import RunOptions
 from inrank_monitor.sinks import Sink, check_sinks, connect_sinks
@@ -41,6 +41,7 @@ def attach(
     initial_weights: Keep = "disk",
     embeddings: bool = False,
     split_parts: bool = True,
+    parts: Mapping[str, Parts] | None = None,
     tensorboard: bool = True,
     resume: bool | int = False,
     strict: bool = False,
@@ -67,7 +68,11 @@ def attach(
         density: with `leading`: estimate the values after them, for densities and norms of very large matrices.
         initial_weights: where W0 is kept: `"disk"`, `"memory"` (CPU) or `"device"`.
         embeddings: watch embeddings too.
-        split_parts: q, k, v and recurrent gates as matrices of their own.
+        split_parts: q, k, v, gate and up of fused projections, and recurrent gates as matrices of their own, where the
+            model says certainly how they lie; `coverage` says which, and why.
+        parts: for other fused weights, glob over their names or their layers' -> names of equal parts, or names with
+            rows, `{"*.c_attn": ("q", "k", "v")}`, `{"*.wqkv": {"q": 64, "k": 16, "v": 16}}`. Rows that are a fraction of the
+            weight's are those of one head, after which the next one follows. None: it stays whole.
         tensorboard: write an event file beside the log.
         resume: go on with the run in `directory`, or begin one where there is none. True: at step 0 if the weights are
             W0, else at the step that the optimizer's own counter tells, else at the last one logged. A number: at that
@@ -102,6 +107,7 @@ def attach(
         exclude=exclude,
         embeddings=embeddings,
         split_parts=split_parts,
+        parts=parts,
         every=every,
         max_overhead=max_overhead,
         initial_weights=initial_weights,
