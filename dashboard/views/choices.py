@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
 from inrank_monitor.figures import short_names
 from inrank_monitor.matrices.roles import matrix_groups, select_matrices
+from inrank_monitor.naming import matching
 from inrank_monitor.ranks import DEFINITIONS, RankRule
 from inrank_monitor.runs import RunFolder, RunState
 from views.page import Page
@@ -99,9 +101,19 @@ def choose_matrices(state: RunState) -> list[str]:
     return select_matrices(groups, chosen_blocks, chosen_roles)
 
 
+def take_names(key: str, names: Sequence[str]) -> None:
+    """Names in the address as tables print them become the full ones, before the widget of that key is made."""
+    typed = st.query_params.get_all(key)
+    if key in st.session_state or not set(typed) - set(names):
+        return
+    found = [matching(text, names) for text in typed]
+    st.query_params[key] = list(dict.fromkeys(meant[0] for meant in found if len(meant) == 1))
+
+
 def choose_matrix(state: RunState) -> str:
     """One matrix."""
     names = [str(name) for name in state.matrices.index]
+    take_names("matrix", names)
     labels = short_names(names, 60)
     return st.selectbox("Matrix", names, format_func=labels.__getitem__, key="matrix", **URL)
 

@@ -140,7 +140,7 @@ def explained_ratio_evolution(
     Args:
         measurements: `run.measurements`, or some rows of it.
         threshold: α, drawn as a line.
-        matrices: names to draw. Default: all that are in the table.
+        matrices: names to draw, also as tables print them, or globs. Default: all that are in the table.
         groups: as in `rank_evolution`.
         log_steps: logarithmic step axis, which hides step 0.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from torch import nn
 
@@ -12,11 +11,12 @@ from inrank_monitor.matrices.adapted_models import foreign_parameters
 from inrank_monitor.matrices.adapters import Adapter
 from inrank_monitor.matrices.layout import Parts
 from inrank_monitor.matrices.matrix import Matrix
-from inrank_monitor.matrices.patterns import as_list, glob
+from inrank_monitor.matrices.patterns import as_list
 from inrank_monitor.matrices.skipping import reason_to_skip
 from inrank_monitor.matrices.splitting import Splitting
 from inrank_monitor.matrices.views import matrices_of, matrices_of_adapter
 from inrank_monitor.matrices.weights import Weight, named_weights
+from inrank_monitor.naming import matching, near_names, select_names
 from inrank_monitor.notebook import html_rows, never_raises
 
 
@@ -77,8 +77,9 @@ def find_matrices(
 
     Args:
         model: any module; wrappers are looked through.
-        include: globs (`*` and `?`) over matrix names; only those that match are watched.
-        exclude: globs over matrix names that are not watched.
+        include: what is watched alone: names as coverage or a report prints them, or globs (`*` and `?`) over them; a
+            weight's or a layer's name means all parts of it.
+        exclude: what is not watched, in the same way.
         embeddings: watch embeddings too.
         split_parts: watch q, k, v, gate and up of fused projections, and recurrent gates as matrices of their own,
             where the model says certainly how they lie.
@@ -139,17 +140,21 @@ def _select(
     matrices: list[Matrix], rows: list[CoverageRow], include: list[str] | None, exclude: list[str] | None
 ) -> list[Matrix]:
     names = [matrix.name for matrix in matrices]
-    for argument, patterns in (("include", include), ("exclude", exclude)):
+
+    def meant(argument: str, patterns: list[str] | None) -> set[str]:
+        found: set[str] = set()
         for pattern in patterns or []:
-            if not any(glob(pattern).fullmatch(name) for name in names):
+            try:
+                these = select_names(pattern, names)
+            except LookupError as error:
+                raise ValueError(f"{argument} pattern {error}") from None
+            if not these:
                 raise ValueError(f"{argument} pattern {pattern!r} matches no matrix. {_hint(pattern, names, rows)}")
-    wanted, unwanted = [glob(pattern) for pattern in include or ["*"]], [glob(pattern) for pattern in exclude or []]
-    return [
-        matrix
-        for matrix in matrices
-        if any(glob.fullmatch(matrix.name) for glob in wanted)
-        and not any(glob.fullmatch(matrix.name) for glob in unwanted)
-    ]
+            found |= set(these)
+        return found
+
+    wanted, unwanted = meant("include", include), meant("exclude", exclude)
+    return [matrix for matrix in matrices if (include is None or matrix.name in wanted) and matrix.name not in unwanted]
 
 
 def _cover(rows: list[CoverageRow], kept: list[Matrix], notes: Mapping[str, str]) -> Coverage:
@@ -178,8 +183,8 @@ def _describe(matrix: Matrix) -> str:
 
 
 def _hint(pattern: str, names: list[str], rows: list[CoverageRow]) -> str:
-    skipped = [row for row in rows if not row.watched and glob(pattern).fullmatch(row.parameter)]
-    if skipped:
-        return f"It matches only what is skipped: {skipped[0].parameter}: {skipped[0].note}."
-    near = get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
-    return f"Names look like {', '.join(near)}."
+    left_out = [row for row in rows if not row.watched]
+    if skipped := matching(pattern, [row.parameter for row in left_out]):
+        row = next(row for row in left_out if row.parameter == skipped[0])
+        return f"It matches only what is skipped: {row.parameter}: {row.note}."
+    return f"Names look like {', '.join(near_names(pattern, names))}."

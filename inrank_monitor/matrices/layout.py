@@ -89,9 +89,7 @@ def _sizes(pattern: str, parts: Parts) -> tuple[tuple[str, int], ...]:
     items: list[Any] = list(parts.items()) if isinstance(parts, Mapping) else list(parts)
     if all(isinstance(item, str) for item in items):
         items = [(item, 0) for item in items]
-    elif not all(isinstance(item, tuple | list) and len(item) == 2 for item in items):
-        raise TypeError(wrong)
-    elif not all(isinstance(part, str) and type(size) is int for part, size in items):
+    elif not all(isinstance(item, tuple | list) and [type(each) for each in item] == [str, int] for item in items):
         raise TypeError(wrong)
     elif any(size < 1 for _, size in items):
         raise ValueError(f"parts[{pattern!r}]: each part must have at least 1 row, got {parts!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,8 +12,12 @@ from inrank_monitor.matrices.adapters import Adapter
 from inrank_monitor.matrices.layout import Layout
 from inrank_monitor.matrices.matrix import Block, Matrix, Orient
 
+_TABLE = re.compile(
+    r"(^|_)(pos|position|emb|embed|embeddings?|tokens?|encodings?|pe|latents?|query|queries|prompts?|registers?)(_|$)",
+    re.I,
+)
 _GATES = {"LSTM": "ifgo", "LSTMCell": "ifgo", "GRU": "rzn", "GRUCell": "rzn"}
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -23,7 +28,9 @@ def matrices_of(
 
     def matrix(rows: int, cols: int, orient: Orient, part: str | None = None, block: Block | None = None) -> Matrix:
         label = name if part is None else f"{name}[{part}]"
-        return Matrix(label, name, part, kind_of(module), rows, cols, module, attribute, block, orient)
+        return Matrix(label, name, part, kind, rows, cols, module, attribute, block, orient)
+
+    kind = "Embedding of its own" if is_table(attribute, shape) else kind_of(module)
 
     sides = sides_of(module, shape)
     if sides is None:
@@ -32,7 +39,7 @@ def matrices_of(
     dimension, orient = 0, _as_it_is
     if isinstance(module, TRANSPOSED) and len(shape) > 2:  # stored (in, out, *k)
         return [matrix(rows, cols, _transposed_convolution(int(module.groups)))]
-    if isinstance(module, _CONVOLUTIONS) and len(shape) > 2:  # stored (out, in, *k)
+    if isinstance(module, CONVOLUTIONS) and len(shape) > 2:  # stored (out, in, *k)
         orient = _flatten
     elif len(shape) == 2 and _is_turned(module):
         dimension, orient = 1, _transpose
@@ -74,16 +81,21 @@ def sides_of(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int] | Non
     if isinstance(module, TRANSPOSED) and len(shape) > 2:
         groups = int(module.groups)
         return shape[1] * groups, shape[0] // groups * _product(shape[2:])
-    if isinstance(module, _CONVOLUTIONS) and len(shape) > 2:
+    if isinstance(module, CONVOLUTIONS) and len(shape) > 2:
         return shape[0], _product(shape[1:])
     if len(shape) == 2:
         return (shape[1], shape[0]) if _is_turned(module) else (shape[0], shape[1])
     return (shape[1], shape[2]) if len(shape) == 3 else None
 
 
+def is_table(attribute: str, shape: tuple[int, ...]) -> bool:
+    """Whether a bare parameter, 1 × N × D, is named as a table of positions or tokens, which multiplies nothing."""
+    return len(shape) == 3 and shape[0] == 1 and attribute != "weight" and bool(_TABLE.search(attribute))
+
+
 def is_stack(module: nn.Module, shape: tuple[int, ...]) -> bool:
     """Whether this is a stack of matrices."""
-    return len(shape) == 3 and shape[0] > 1 and not isinstance(module, (*_CONVOLUTIONS, *TRANSPOSED))
+    return len(shape) == 3 and shape[0] > 1 and not isinstance(module, (*CONVOLUTIONS, *TRANSPOSED))
 
 
 def _is_turned(module: nn.Module) -> bool:

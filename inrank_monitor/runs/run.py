@@ -5,7 +5,6 @@ It keeps what it has: `refresh` reads only what was appended since.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from inrank_monitor.naming import find_name
 from inrank_monitor.notebook import html_rows, never_raises
 from inrank_monitor.ranks import Definition, RankRule, buffer_rank_text
 from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS
@@ -169,18 +169,29 @@ class Run:
         """What happened: step, time, kind, matrix, message."""
         return self._table("events")
 
+    def matrix(self, name: str) -> str:
+        """The full name of the matrix that is meant: by that name, as a table prints it, or by a glob for it alone.
+
+        Raises:
+            KeyError: there is no such matrix, or there are several; names close to it are listed.
+        """
+        try:
+            return find_name(name, self.matrices.index)
+        except LookupError as error:
+            raise KeyError(f"{error} (in {self.path})") from None
+
     def singular_values(self, name: str) -> pd.DataFrame:
         """Spectra of one matrix: index step, columns 1..q, descending; NaN where the update was not finite.
 
         The table's `attrs` hold the matrix's buffer_rank, which figures take where none is given.
 
+        Args:
+            name: of the matrix, as `matrix` takes it.
+
         Raises:
-            KeyError: there is no such matrix; names close to it are listed.
+            KeyError: as `matrix`.
         """
-        if name not in self.matrices.index:
-            names = list(self.matrices.index)
-            near = get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
-            raise KeyError(f"no matrix {name!r} in {self.path}; there are {', '.join(near)}")
+        name = self.matrix(name)
         code = int(self.matrices.index.get_indexer(pd.Index([name]))[0])
         steps, rows = [], []
         for codes, batch_steps, offsets, values in self.spectra():

@@ -71,8 +71,8 @@ def attach(
         split_parts: q, k, v, gate and up of fused projections, and recurrent gates as matrices of their own, where the
             model says certainly how they lie; `coverage` says which, and why.
         parts: for other fused weights, glob over their names or their layers' -> names of equal parts, or names with
-            rows, `{"*.c_attn": ("q", "k", "v")}`, `{"*.wqkv": {"q": 64, "k": 16, "v": 16}}`. Rows that are a fraction of the
-            weight's are those of one head, after which the next one follows. None: it stays whole.
+            rows, `{"*.c_attn": ("q", "k", "v")}`, `{"*.wqkv": {"q": 64, "k": 16, "v": 16}}`. Rows that are a fraction
+            of the weight's are those of one head, after which the next one follows. None: it stays whole.
         tensorboard: write an event file beside the log.
         resume: go on with the run in `directory`, or begin one where there is none. True: at step 0 if the weights are
             W0, else at the step that the optimizer's own counter tells, else at the last one logged. A number: at that
