@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
 from inrank_monitor.figures import short_names
 from inrank_monitor.matrices.roles import matrix_groups, select_matrices
+from inrank_monitor.naming import matching
 from inrank_monitor.ranks import DEFINITIONS, RankRule
 from inrank_monitor.runs import RunFolder, RunState
 from views.page import Page
@@ -59,11 +61,12 @@ def choose_rule(page: Page) -> RankRule | None:
     )
     buffer_rank = st.number_input(
         "Buffer rank b",
-        1,
+        0,
         100_000,
-        logged.buffer_rank,
+        logged.buffer_rank or 0,
         key="b",
-        help="How many values beyond r the explained ratio looks at (eq. 7).",
+        help="How many values beyond r the explained ratio looks at (eq. 7). 0: what fits each matrix, 100 where its "
+        "short side is at least 768, else an eighth of that, at least 4.",
         **URL,
     )
     definition = st.radio(
@@ -76,14 +79,14 @@ def choose_rule(page: Page) -> RankRule | None:
         help="Equation 7 of the paper, or what its published code computes.",
         **URL,
     )
-    rule = RankRule(round(float(threshold), 4), int(buffer_rank), definition)
+    rule = RankRule(round(float(threshold), 4), int(buffer_rank) or None, definition)
     if rule != logged:
         st.button("Back to the rule of the run", on_click=_set_rule, args=(logged,), icon=":material/undo:")
     return rule
 
 
 def _set_rule(rule: RankRule) -> None:
-    st.session_state.update(alpha=rule.threshold, b=rule.buffer_rank, definition=rule.definition)
+    st.session_state.update(alpha=rule.threshold, b=rule.buffer_rank or 0, definition=rule.definition)
 
 
 def choose_matrices(state: RunState) -> list[str]:
@@ -98,9 +101,19 @@ def choose_matrices(state: RunState) -> list[str]:
     return select_matrices(groups, chosen_blocks, chosen_roles)
 
 
+def take_names(key: str, names: Sequence[str]) -> None:
+    """Names in the address as tables print them become the full ones, before the widget of that key is made."""
+    typed = st.query_params.get_all(key)
+    if key in st.session_state or not set(typed) - set(names):
+        return
+    found = [matching(text, names) for text in typed]
+    st.query_params[key] = list(dict.fromkeys(meant[0] for meant in found if len(meant) == 1))
+
+
 def choose_matrix(state: RunState) -> str:
     """One matrix."""
     names = [str(name) for name in state.matrices.index]
+    take_names("matrix", names)
     labels = short_names(names, 60)
     return st.selectbox("Matrix", names, format_func=labels.__getitem__, key="matrix", **URL)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import streamlit as st
 
 from inrank_monitor.figures import column_title, loss_comparison, run_comparison, short_names
-from views.choices import URL, log_steps_switch
+from views.choices import URL, log_steps_switch, take_names
 from views.page import Page, explain, show_figure
 
 MEAN = "mean over all matrices"
@@ -43,6 +43,7 @@ def choose(page: Page) -> Choice:
     names = list(
         dict.fromkeys(str(name) for run in page.runs.values() for name in run.tables(page.rule).matrices.index)
     )
+    take_names("compared", [MEAN, *names])
     labels = {MEAN: MEAN, **short_names(names, 60)}
     left, middle, right = st.columns(3)
     with left:

@@ -71,7 +71,7 @@ def show(page: Page, choice: Choice) -> None:
         kind=choice.kind,
         log=choice.log,
         threshold=rule.threshold,
-        buffer_rank=rule.buffer_rank,
+        buffer_rank=int(state.matrices["buffer_rank"][choice.matrix]),
         definition=rule.definition,
         null=null_spectrum(state, choice.matrix) if choice.null else None,
         size=spectrum_size(state, choice.matrix),

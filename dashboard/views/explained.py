@@ -54,7 +54,7 @@ def show(page: Page, choice: Choice) -> None:
             page.run.singular_values(choice.matrix),
             choice.step,
             rule.threshold,
-            rule.buffer_rank,
+            int(state.matrices["buffer_rank"][choice.matrix]),
             rule.definition,
             null_spectrum(state, choice.matrix) if choice.null else None,
             size=spectrum_size(state, choice.matrix),

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from inrank_monitor.figures import CAPTIONS
-from inrank_monitor.ranks import RankRule
+from inrank_monitor.ranks import RankRule, buffer_rank_text
 from inrank_monitor.runs import RunFolder, RunState, RunSummary, SharedRun, open_run
 from views import charts
 
@@ -129,10 +129,12 @@ def show_state(page: Page, every: bool) -> None:
 def _show_state(state: RunState) -> None:
     words = {"live": ":green[● live]", "finished": "finished", "interrupted": ":orange[interrupted]"}
     parts = [f"{code(state.name)} {words[state.status]} at step {state.last_step}", f"{len(state.steps)} snapshots"]
-    parts.append(f"ranks at α = {state.rule.threshold:g}, b = {state.rule.buffer_rank}, {state.rule.definition}")
+    used = buffer_rank_text(state.matrices["buffer_rank"])
+    parts.append(f"ranks at α = {state.rule.threshold:g}, {used}, {state.rule.definition}")
     if state.rule != state.logged_rule:
         logged = state.logged_rule
-        parts.append(f"recomputed (logged at α = {logged.threshold:g}, b = {logged.buffer_rank}, {logged.definition})")
+        b = "b that fits each matrix" if logged.buffer_rank is None else f"b = {logged.buffer_rank}"
+        parts.append(f"recomputed (logged at α = {logged.threshold:g}, {b}, {logged.definition})")
     st.markdown(" · ".join(parts))
     for problem in state.problems:
         st.warning(plain(problem), icon=":material/healing:")

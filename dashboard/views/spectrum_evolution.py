@@ -8,7 +8,7 @@ import streamlit as st
 
 from inrank_monitor.figures import short_names, spectrum_evolution
 from inrank_monitor.report import telling_matrices
-from views.choices import URL, log_steps_switch
+from views.choices import URL, log_steps_switch, take_names
 from views.page import Page, caption, code, show_figure
 from views.summary import matrix_table
 
@@ -28,6 +28,7 @@ def choose(page: Page) -> Choice:
     """Matrices and look."""
     caption("spectrum_evolution")
     names = [str(name) for name in page.state.matrices.index]
+    take_names("matrices", names)
     labels = short_names(names, 60)
     left, middle, right = st.columns([3, 1, 1], vertical_alignment="bottom")
     with left:

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--include", str, "GLOB", "watch only matrices with such a name; may be repeated", action="append")
     option("--exclude", str, "GLOB", "watch no matrix with such a name; may be repeated", action="append")
     option("--threshold", float, "ALPHA", "explained ratio that a rank must reach (default: 0.9)", default=0.9)
-    option("--buffer-rank", int, "B", "b of eq. 7 (default: 100, for matrices of 768 rows and more)", default=100)
+    option("--buffer-rank", int, "B", "b of eq. 7, for all matrices (default: what fits each, 4 to 100)")
     parser.add_argument("--definition", choices=("paper", "reference"), default="paper", help="of the explained ratio")
     option("--leading", int, "K", "only the K leading singular values, with a bound on their error")
     parser.add_argument("--embeddings", action="store_true", help="watch embeddings too")

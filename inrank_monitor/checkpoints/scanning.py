@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from inrank_monitor.checkpoints.start import Source, start_scan
 from inrank_monitor.checkpoints.steps import Saved, find_checkpoints
 from inrank_monitor.checkpoints.watching import watch_checkpoint
 from inrank_monitor.distributed import Share
-from inrank_monitor.matrices import InitialWeights, no_weights
+from inrank_monitor.matrices import InitialWeights, Parts, no_weights
 from inrank_monitor.ranks import Definition
 from inrank_monitor.runs import RunOptions
 from inrank_monitor.spectra import SpectrumMethod, SpectrumPool
@@ -51,11 +51,12 @@ def scan(
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
     threshold: float = 0.9,
-    buffer_rank: int = 100,
+    buffer_rank: int | None = None,
     definition: Definition = "paper",
     leading: int | None = None,
     embeddings: bool = False,
     split_parts: bool = True,
+    parts: Mapping[str, Parts] | None = None,
     tensorboard: bool = True,
     workers: int | None = None,
     resume: bool = False,
@@ -78,11 +79,12 @@ def scan(
         include: as `attach`, like the following.
         exclude: globs over matrix names.
         threshold: α.
-        buffer_rank: b of eq. 7.
+        buffer_rank: b of eq. 7; default: what fits each matrix.
         definition: of the explained ratio.
         leading: only this many singular values.
         embeddings: watch embeddings too.
         split_parts: q, k, v as matrices of their own.
+        parts: as `attach`; where no model is given, only this splits what is not split by torch or GPT-2 themselves.
         tensorboard: write an event file.
         workers: spectra at a time; default: as many as torch has threads.
         resume: go on with the scan in `directory`, with the checkpoints that it has not measured.
@@ -112,6 +114,7 @@ def scan(
         exclude=exclude,
         embeddings=embeddings,
         split_parts=split_parts,
+        parts=parts,
         initial_weights="checkpoint",
         tensorboard=tensorboard,
     )
@@ -120,7 +123,8 @@ def scan(
     started, todo = start_scan(Path(directory), source, options, resume)
     notes = [f"W0 is {saved[0].path.name}, at step {saved[0].step}"] if source.watched.begins_at_first else []
     job = _Scan(started, source, SpectrumPool(workers))
-    job.run(todo, [*notes, source.watched.note, origin], progress)
+    hint = source.watched.buffer_rank_hint(buffer_rank)
+    job.run(todo, [*notes, source.watched.note, origin, *([hint] if hint else [])], progress)
     return open_run(directory)
 
 

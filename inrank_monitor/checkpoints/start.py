@@ -89,7 +89,8 @@ def _take_up(new: StartedRun) -> tuple[StartedRun, set[int]]:
     if there.get("keep") != here["keep"]:
         raise ValueError(f"{directory} holds the run of a tracker, not of a scan: choose another directory")
     check_same(directory, run.info, new.watched, new.options)
-    if there["step"] != here["step"] or run.info["matrices"] != new.info["matrices"]:
+    pairs = zip(run.info["matrices"], new.info["matrices"], strict=True)  # an older version wrote fewer entries
+    if there["step"] != here["step"] or not all(old.items() <= now.items() for old, now in pairs):
         raise ValueError(
             f"{directory} was begun with another W0 ({there['path']}, step {there['step']}) than "
             f"{here['path']}, step {here['step']}"

@@ -173,7 +173,7 @@ def _train_watched(training: Training, tokens: Tokens, options: DemoOptions) -> 
         options.directory,
         every=options.every,
         threshold=options.threshold,
-        buffer_rank=options.effective_buffer_rank,
+        buffer_rank=options.buffer_rank,
         tensorboard=options.tensorboard,
         resume=training.step if resume else False,
     )

@@ -64,7 +64,7 @@ class DemoOptions:
         None,
         "singular values beyond the rank that the explained ratio looks at. With the paper's 100, made for "
         "768 rows and more, noise alone has a rank of about 160: more than half of what a matrix of 256 rows "
-        "can have (default: width/8, at most 100)",
+        "can have (default: what fits each matrix, width/8 below 768)",
     )
     device: str = _option("auto", "cpu, cuda, ... (default: cuda where there is one)", kept=False)
     checkpoint_every: int = _option(50, "steps between checkpoints", kept=False)
@@ -101,11 +101,6 @@ class DemoOptions:
         if self.heads is not None:
             return self.heads
         return next(heads for heads in range(max(1, self.width // 64), 0, -1) if self.width % heads == 0)
-
-    @property
-    def effective_buffer_rank(self) -> int:
-        """Buffer rank as given, or an eighth of the width, at most the paper's 100."""
-        return self.buffer_rank or min(100, max(1, self.width // 8))
 
     def kept(self) -> dict[str, Any]:
         """The options that hold for the whole of a run, its text by absolute path."""

@@ -87,12 +87,8 @@ def local_view(matrix: Matrix, value: Tensor, piece: Tensor) -> Tensor:
         return matrix.orient(piece)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    dimension, start, length = matrix.block
     _, offsets = compute_local_shape_and_global_offset(value.shape, value.device_mesh, value.placements)  # type: ignore[attr-defined]
-    size = piece.shape[dimension]
-    first = min(max(start - offsets[dimension], 0), size)
-    last = min(max(start + length - offsets[dimension], first), size)
-    return matrix.orient(piece.narrow(dimension, first, last - first))
+    return matrix.orient(matrix.block.of(piece, offsets[matrix.block.dimension]))
 
 
 def shardings(matrices: Sequence[Matrix], processes: Processes) -> list[Sharding]:

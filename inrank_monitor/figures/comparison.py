@@ -13,7 +13,16 @@ import plotly.graph_objects as go
 from inrank_monitor.figures.lines import MARKERS_UP_TO
 from inrank_monitor.figures.names import plotly_text, shorten
 from inrank_monitor.figures.style import NEUTRAL, category, empty_figure, new_figure, side_legend, step_axis
-from inrank_monitor.figures.tables import RANK_COLUMNS, check_column, column_title, is_held, numbers, thin
+from inrank_monitor.figures.tables import (
+    RANK_COLUMNS,
+    check_column,
+    column_title,
+    is_held,
+    matrix_names,
+    names_meant,
+    numbers,
+    thin,
+)
 
 Align = Literal["step", "share"]
 MOST_POINTS = 20_000
@@ -45,12 +54,13 @@ def run_comparison(
     Args:
         runs: run name -> its measurements.
         column: any numeric column of them.
-        matrix: name of the matrix; runs that have none of that name are left out. None: the mean over all matrices.
+        matrix: name of the matrix, also as a table prints it; runs that have none of that name are left out. None: the
+            mean over all matrices.
         align: `"step"`, or `"share"`: each run's own last measured step is 1.
         log_steps: logarithmic step axis, which hides step 0; with `"share"` it has no effect.
 
     Raises:
-        ValueError: an unknown column or way to align.
+        ValueError: an unknown column or way to align, or a name that several matrices could have.
     """
     if align not in get_args(Align):
         raise ValueError(f"align must be one of {get_args(Align)}, got {align!r}")
@@ -89,7 +99,10 @@ def _rows(measurements: pd.DataFrame, column: str, matrix: str | None) -> pd.Dat
     check_column(measurements, column)
     if matrix is None:
         return mean_over_matrices(measurements, column)
-    return measurements[measurements["matrix"] == matrix].sort_values("step")
+    names = names_meant(matrix, matrix_names(measurements))
+    if len(names) > 1:
+        raise ValueError(f"matrix must be one matrix, {matrix!r} could be {', '.join(names[:4])}")
+    return measurements[measurements["matrix"].isin(names)].sort_values("step")
 
 
 @dataclass(frozen=True)

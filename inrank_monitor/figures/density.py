@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from inrank_monitor.figures.names import plotly_text
 from inrank_monitor.figures.strength import Curve, Strength, kernel_curve, profile
 from inrank_monitor.figures.style import GRID, NEUTRAL, STRENGTH, empty_figure, logarithmic, new_figure, rgba
-from inrank_monitor.figures.tables import select_steps, spectra, spread
+from inrank_monitor.figures.tables import buffer_rank_of, select_steps, spectra, spread
 from inrank_monitor.ranks import Definition, intrinsic_rank
 
 Kind = Literal["density", "count", "profile"]
@@ -30,7 +30,7 @@ def spectrum_density(
     kind: Kind = "density",
     log: bool = False,
     threshold: float = 0.9,
-    buffer_rank: int = 100,
+    buffer_rank: int | None = None,
     definition: Definition = "paper",
     null: np.ndarray | None = None,
     size: int | None = None,
@@ -58,7 +58,7 @@ def spectrum_density(
         kind: one of the three above.
         log: logarithmic σ axis (index axis for `"profile"`); values below 1e-7 σ₁ are then left out.
         threshold: α.
-        buffer_rank: b of eq. 7.
+        buffer_rank: b of eq. 7. Default: the table's own, else what fits `size` or as many values as there are.
         definition: `"paper"` or `"reference"`.
         null: `null_singular_values(rows, cols)`: the same curve for noise of that shape, dotted.
         size: min(rows, cols), where zeros beyond q are part of the spectrum (a product of factors).
@@ -78,6 +78,7 @@ def spectrum_density(
     if not telling:
         return empty_figure("no update yet: all singular values are 0", plotly_text(name))
     chosen = select_steps(found, steps, [min(telling), max(telling)])
+    buffer_rank = buffer_rank or buffer_rank_of(singular_values, size)
     rows = []
     for step in (chosen[i] for i in spread(len(chosen), MOST_ROWS)):
         values = found[step]

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from inrank_monitor.naming import without_weight
+
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
 
 
@@ -53,7 +55,7 @@ def short_names(names: Iterable[str], width: int = 32, ellipsis: str = "…") ->
 
 
 def _without_weight(labels: Sequence[str]) -> list[str]:
-    return [re.sub(r"(?<=.)\.weight(?=\[|$)", "", label) for label in labels]
+    return [without_weight(label) for label in labels]
 
 
 def _without_common_start(labels: Sequence[str]) -> list[str]:

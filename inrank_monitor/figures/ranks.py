@@ -45,7 +45,7 @@ def rank_evolution(
     Args:
         measurements: `run.measurements`, or some rows of it.
         column: any numeric column of it.
-        matrices: names to draw. Default: all that are in the table.
+        matrices: names to draw, also as tables print them, or globs. Default: all that are in the table.
         events: `run.events`; its `rank_grown` rows become triangles on the lines.
         groups: matrix name -> group (`families` makes some). A group has one colour and one legend entry,
             and within it later matrices have more ink.

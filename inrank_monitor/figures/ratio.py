@@ -12,7 +12,15 @@ import plotly.graph_objects as go
 from inrank_monitor.figures.lines import add_matrix_lines, flat_line
 from inrank_monitor.figures.names import plotly_text
 from inrank_monitor.figures.style import NEUTRAL, empty_figure, logarithmic, more_ink, new_figure, step_axis
-from inrank_monitor.figures.tables import by_matrix, geometric, matrix_names, numbers, select_steps, spectra
+from inrank_monitor.figures.tables import (
+    buffer_rank_of,
+    by_matrix,
+    geometric,
+    matrix_names,
+    numbers,
+    select_steps,
+    spectra,
+)
 from inrank_monitor.ranks import Definition, RankRule, intrinsic_rank
 from inrank_monitor.ranks import explained_ratio_curve as ratio_of_each_rank
 
@@ -23,7 +31,7 @@ def explained_ratio_curve(
     singular_values: pd.DataFrame,
     step: int | Iterable[int] | None = None,
     threshold: float = 0.9,
-    buffer_rank: int = 100,
+    buffer_rank: int | None = None,
     definition: Definition = "paper",
     null: np.ndarray | None = None,
     *,
@@ -41,7 +49,7 @@ def explained_ratio_curve(
         singular_values: `run.singular_values(name)`: index step, descending values in columns 1..q.
         step: measured step or steps. Default: the last one that is finite and not zero.
         threshold: α.
-        buffer_rank: b of eq. 7.
+        buffer_rank: b of eq. 7. Default: the table's own, else what fits `size` or as many values as there are.
         definition: `"paper"` or `"reference"`.
         null: `null_singular_values(rows, cols)`, for the same curve of noise, dashed.
         size: min(rows, cols), where zeros beyond q are part of the spectrum (a product of factors).
@@ -59,7 +67,7 @@ def explained_ratio_curve(
         return empty_figure("no finite measurement yet", plotly_text(name))
     telling = [at for at, values in finite.items() if values[0] > 0]
     steps = select_steps(found, step, [max(telling or finite)])
-    rule = RankRule(threshold, buffer_rank, definition)
+    rule = RankRule(threshold, buffer_rank or buffer_rank_of(singular_values, size), definition)
     figure = new_figure(plotly_text(name), "rank r", "explained ratio g(r)")
     lowest = 0.0
     for position, at in enumerate(steps):
@@ -132,7 +140,7 @@ def explained_ratio_evolution(
     Args:
         measurements: `run.measurements`, or some rows of it.
         threshold: α, drawn as a line.
-        matrices: names to draw. Default: all that are in the table.
+        matrices: names to draw, also as tables print them, or globs. Default: all that are in the table.
         groups: as in `rank_evolution`.
         log_steps: logarithmic step axis, which hides step 0.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+
+from inrank_monitor.naming import select_names, unknown
+from inrank_monitor.ranks import default_buffer_rank
 
 RANK_COLUMNS = ("intrinsic_rank", "running_rank", "layer_rank")
 COLUMN_TITLES = {
@@ -56,7 +58,7 @@ def matrix_names(measurements: pd.DataFrame, matrices: Iterable[str] | None = No
     """The matrices to draw, in model order.
 
     Raises:
-        ValueError: a name in `matrices` was never measured; the message gives the nearest names.
+        ValueError: a name in `matrices` means nothing that was measured, or could mean several; near ones are given.
     """
     column = measurements["matrix"]
     present = [str(name) for name in column.unique()]
@@ -65,12 +67,25 @@ def matrix_names(measurements: pd.DataFrame, matrices: Iterable[str] | None = No
         present = [str(name) for name in column.cat.categories if str(name) in here]
     if matrices is None:
         return present
-    wanted = list(matrices)
-    for name in wanted:
-        if name not in present:
-            near = difflib.get_close_matches(str(name), present, n=3, cutoff=0.3)
-            raise ValueError(f"no measurement of matrix {name!r}; near it: {near}")
-    return [name for name in present if name in set(wanted)]
+    wanted: set[str] = set()
+    for name in [matrices] if isinstance(matrices, str) else matrices:
+        found = names_meant(str(name), present)
+        if not found:
+            raise ValueError(f"nothing of this was measured: {unknown(str(name), present)}")
+        wanted.update(found)
+    return [name for name in present if name in wanted]
+
+
+def names_meant(text: str, present: Sequence[str]) -> list[str]:
+    """Which of these matrices a text means; see `naming.select_names`.
+
+    Raises:
+        ValueError: it could be several.
+    """
+    try:
+        return select_names(text, present)
+    except LookupError as error:
+        raise ValueError(str(error)) from None
 
 
 def by_matrix(measurements: pd.DataFrame, names: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -137,6 +152,12 @@ def spectra(singular_values: pd.DataFrame) -> dict[int, np.ndarray | None]:
         values = row[np.isfinite(row)]
         found[int(step)] = values if len(row) and np.isfinite(row[0]) else None
     return found
+
+
+def buffer_rank_of(singular_values: pd.DataFrame, size: int | None = None) -> int:
+    """B of a table of spectra: what `run.singular_values` has noted beside it, else what fits the short side."""
+    short = size or singular_values.shape[1]
+    return int(singular_values.attrs.get("buffer_rank", default_buffer_rank(short, short)))
 
 
 def select_steps(measured: Iterable[int], steps: int | Iterable[int] | None, default: Sequence[int]) -> list[int]:

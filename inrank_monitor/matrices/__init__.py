@@ -5,7 +5,8 @@ from __future__ import annotations
 from inrank_monitor.matrices.adapters import Adapter, since_start
 from inrank_monitor.matrices.finding import Coverage, CoverageRow, find_matrices, unwrap
 from inrank_monitor.matrices.initial_weights import InitialWeights, Keep, check_keep, no_weights
-from inrank_monitor.matrices.matrix import LowRankUpdate, Matrix, is_sharded, local
+from inrank_monitor.matrices.layout import Parts
+from inrank_monitor.matrices.matrix import Block, LowRankUpdate, Matrix, is_sharded, local
 from inrank_monitor.matrices.patterns import glob
 from inrank_monitor.matrices.reparametrized import hooked_weights
 from inrank_monitor.matrices.skipping import FROZEN
@@ -14,12 +15,14 @@ from inrank_monitor.matrices.weights import named_weights
 __all__ = [
     "FROZEN",
     "Adapter",
+    "Block",
     "Coverage",
     "CoverageRow",
     "InitialWeights",
     "Keep",
     "LowRankUpdate",
     "Matrix",
+    "Parts",
     "check_keep",
     "find_matrices",
     "glob",

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from torch import nn
 
 from inrank_monitor.matrices.adapted_models import foreign_parameters
 from inrank_monitor.matrices.adapters import Adapter
+from inrank_monitor.matrices.layout import Parts
 from inrank_monitor.matrices.matrix import Matrix
-from inrank_monitor.matrices.patterns import as_list, glob
+from inrank_monitor.matrices.patterns import as_list
 from inrank_monitor.matrices.skipping import reason_to_skip
+from inrank_monitor.matrices.splitting import Splitting
 from inrank_monitor.matrices.views import matrices_of, matrices_of_adapter
 from inrank_monitor.matrices.weights import Weight, named_weights
+from inrank_monitor.naming import matching, near_names, select_names
 from inrank_monitor.notebook import html_rows, never_raises
 
 
@@ -69,23 +71,29 @@ def find_matrices(
     exclude: str | Sequence[str] | None = None,
     embeddings: bool = False,
     split_parts: bool = True,
+    parts: Mapping[str, Parts] | None = None,
     although_frozen: Container[str] = (),
 ) -> tuple[list[Matrix], Coverage]:
     """The watched matrices of a model in its own order, and the coverage of all its parameters.
 
     Args:
         model: any module; wrappers are looked through.
-        include: globs (`*` and `?`) over matrix names; only those that match are watched.
-        exclude: globs over matrix names that are not watched.
+        include: what is watched alone: names as coverage or a report prints them, or globs (`*` and `?`) over them; a
+            weight's or a layer's name means all parts of it.
+        exclude: what is not watched, in the same way.
         embeddings: watch embeddings too.
-        split_parts: watch q, k, v and recurrent gates as matrices of their own.
+        split_parts: watch q, k, v, gate and up of fused projections, and recurrent gates as matrices of their own,
+            where the model says certainly how they lie.
+        parts: what it does not say: glob over the names of weights or layers -> names of equal parts, or names with
+            their rows (`{"q": 64, "k": 16, "v": 16}`; rows of one head if every head has its own); None leaves whole.
         although_frozen: names of weights that are watched even if nothing trains them.
 
     Raises:
-        ValueError: a pattern matches nothing, no matrix is left, or the model is in FSDP1.
+        ValueError: a pattern matches nothing, parts do not fit, no matrix is left, or the model is in FSDP1.
     """
     model = unwrap(model)
     _refuse_flattened(model)
+    splitting = Splitting(model, split_parts, parts)
     matrices: list[Matrix] = []
     rows: list[CoverageRow] = []
     seen: dict[int, str] = {}
@@ -101,12 +109,13 @@ def find_matrices(
         reason = reason or (weight.adapter.refusal() if weight.adapter else None)
         for parameter in weight.parameters:
             seen.setdefault(id(parameter), weight.name)
-        found = [] if reason else _views(weight, shape, split_parts)
+        found = [] if reason else _views(weight, shape, splitting)
         matrices += found
         note = reason or f"no 2-D view known for {type(weight.module).__name__}.{weight.attribute}"
         rows.append(CoverageRow(weight.name, shape, bool(found), note))
+    splitting.check_used(rows)
     kept = _select(matrices, rows, as_list("include", include), as_list("exclude", exclude))
-    coverage = _cover(rows, kept)
+    coverage = _cover(rows, kept, splitting.notes)
     if not kept:
         reasons = "; ".join(f"{row.parameter}: {row.note}" for row in coverage[:5])
         raise ValueError(f"there is no matrix to watch in this model ({reasons or 'it has no parameters'})")
@@ -123,31 +132,36 @@ def _refuse_flattened(model: nn.Module) -> None:
             )
 
 
-def _views(weight: Weight, shape: tuple[int, ...], split_parts: bool) -> list[Matrix]:
+def _views(weight: Weight, shape: tuple[int, ...], splitting: Splitting) -> list[Matrix]:
+    layout = splitting.layout(weight, shape)
     if weight.adapter:
-        return matrices_of_adapter(weight.name, weight.adapter, shape, split_parts)
-    return matrices_of(weight.name, weight.module, weight.attribute, shape, split_parts)
+        return matrices_of_adapter(weight.name, weight.adapter, shape, layout)
+    return matrices_of(weight.name, weight.module, weight.attribute, shape, layout)
 
 
 def _select(
     matrices: list[Matrix], rows: list[CoverageRow], include: list[str] | None, exclude: list[str] | None
 ) -> list[Matrix]:
     names = [matrix.name for matrix in matrices]
-    for argument, patterns in (("include", include), ("exclude", exclude)):
+
+    def meant(argument: str, patterns: list[str] | None) -> set[str]:
+        found: set[str] = set()
         for pattern in patterns or []:
-            if not any(glob(pattern).fullmatch(name) for name in names):
+            try:
+                these = select_names(pattern, names)
+            except LookupError as error:
+                raise ValueError(f"{argument} pattern {error}") from None
+            if not these:
                 raise ValueError(f"{argument} pattern {pattern!r} matches no matrix. {_hint(pattern, names, rows)}")
-    wanted, unwanted = [glob(pattern) for pattern in include or ["*"]], [glob(pattern) for pattern in exclude or []]
-    return [
-        matrix
-        for matrix in matrices
-        if any(glob.fullmatch(matrix.name) for glob in wanted)
-        and not any(glob.fullmatch(matrix.name) for glob in unwanted)
-    ]
+            found |= set(these)
+        return found
+
+    wanted, unwanted = meant("include", include), meant("exclude", exclude)
+    return [matrix for matrix in matrices if (include is None or matrix.name in wanted) and matrix.name not in unwanted]
 
 
-def _cover(rows: list[CoverageRow], kept: list[Matrix]) -> Coverage:
-    """The rows with what is watched described, once the patterns have chosen."""
+def _cover(rows: list[CoverageRow], kept: list[Matrix], notes: Mapping[str, str]) -> Coverage:
+    """The rows with what is watched described, once the patterns have chosen; `notes`: why split or whole."""
     of: dict[str, list[Matrix]] = {}
     for matrix in kept:
         of.setdefault(matrix.parameter, []).append(matrix)
@@ -158,6 +172,8 @@ def _cover(rows: list[CoverageRow], kept: list[Matrix]) -> Coverage:
             note = ", ".join(_describe(matrix) for matrix in found[:4]) + (", …" if len(found) > 4 else "")
             if isinstance(found[0].module, Adapter):
                 note += f" ({found[0].module.note()})"
+            if why := notes.get(row.parameter):
+                note += f" ({why})"
         elif row.watched:
             note = "left out by include/exclude"
         coverage.append(CoverageRow(row.parameter, row.shape, bool(found), note))
@@ -170,8 +186,8 @@ def _describe(matrix: Matrix) -> str:
 
 
 def _hint(pattern: str, names: list[str], rows: list[CoverageRow]) -> str:
-    skipped = [row for row in rows if not row.watched and glob(pattern).fullmatch(row.parameter)]
-    if skipped:
-        return f"It matches only what is skipped: {skipped[0].parameter}: {skipped[0].note}."
-    near = get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
-    return f"Names look like {', '.join(near)}."
+    left_out = [row for row in rows if not row.watched]
+    if skipped := matching(pattern, [row.parameter for row in left_out]):
+        row = next(row for row in left_out if row.parameter == skipped[0])
+        return f"It matches only what is skipped: {row.parameter}: {row.note}."
+    return f"Names look like {', '.join(near_names(pattern, names))}."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,45 @@ from torch.nn.utils import parametrize
 from inrank_monitor.matrices.adapters import Adapter
 from inrank_monitor.matrices.reparametrized import hooked_weights
 
-Block = tuple[int, int, int]
+
+class Block(NamedTuple):
+    """Where a matrix lies in its parameter: slices of one dimension.
+
+    Attributes:
+        dimension: that is cut.
+        start: where its first slice begins.
+        length: of each slice.
+        runs: how many there are: 1 for a matrix in one piece, a number of heads where each has its own.
+        period: from the beginning of one to that of the next.
+    """
+
+    dimension: int
+    start: int
+    length: int
+    runs: int = 1
+    period: int = 0
+
+    @property
+    def size(self) -> int:
+        """All slices together."""
+        return self.length * self.runs
+
+    def of(self, value: Tensor, offset: int = 0) -> Tensor:
+        """The slices out of a parameter, or of a piece of it that begins at `offset`; a view where it is one slice."""
+        held = value.shape[self.dimension]
+        if self.runs == 1:
+            first = min(max(self.start - offset, 0), held)
+            last = min(max(self.start + self.length - offset, first), held)
+            return value.narrow(self.dimension, first, last - first)
+        if held == self.runs * self.period:
+            before, after = value.shape[: self.dimension], value.shape[self.dimension + 1 :]
+            apart = value.reshape(*before, self.runs, self.period, *after)
+            return apart.narrow(self.dimension + 1, self.start, self.length).flatten(self.dimension, self.dimension + 1)
+        places = torch.arange(held, device=value.device)
+        within = (places + offset - self.start) % self.period
+        return value.index_select(self.dimension, places[within < self.length])
+
+
 Orient = Callable[[Tensor], Tensor]
 
 
@@ -52,7 +90,7 @@ class Matrix:
         cols: input side.
         module: the owner; of PEFT's factors the adapter.
         attribute: its attribute; empty for factors.
-        block: (dimension, start, length) of the parameter that this matrix is cut from; None for all of it.
+        block: of the parameter that this matrix is cut from; None for all of it.
         orient: that block to (rows, cols), without a copy.
     """
 
@@ -88,8 +126,8 @@ class Matrix:
         return self.view(left), right if right.ndim == 2 else self.view(right)
 
     def view(self, value: Tensor) -> Tensor:
-        """The parameter's value to this matrix, (rows, cols), without a copy."""
-        return self.orient(value if self.block is None else value.narrow(*self.block))
+        """The parameter's value to this matrix, (rows, cols); without a copy, unless it lies in several pieces."""
+        return self.orient(value if self.block is None else self.block.of(value))
 
     def axis_of(self, dimension: int, shape: Sequence[int]) -> int:
         """The side of this matrix, 0 or 1, along which that dimension of a parameter of this shape lies."""

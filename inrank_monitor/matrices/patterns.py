@@ -1,14 +1,12 @@
-"""Patterns over matrix names."""
+"""Patterns over matrix names, one or several."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from inrank_monitor.naming import glob
 
-def glob(pattern: str) -> re.Pattern[str]:
-    """`*` and `?` are wild; brackets are themselves, since they are part of names."""
-    return re.compile("".join({"*": ".*", "?": "."}.get(char, re.escape(char)) for char in pattern))
+__all__ = ["as_list", "glob"]
 
 
 def as_list(argument: str, patterns: str | Sequence[str] | None) -> list[str] | None:

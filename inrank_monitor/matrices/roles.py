@@ -13,21 +13,22 @@ import pandas as pd
 NO_BLOCK = "outside the blocks"
 OTHER = "other"
 _BLOCK = re.compile(r"(?:^|\.)(?:[a-z_]*(?:h|blocks?|layers?|layer_?stack|stages?|resblocks)[._])?(\d+)(?=\.)", re.I)
-_PART_ROLES = {"q": "q", "k": "k", "v": "v"}
+_PART_ROLES = {"q": "q", "k": "k", "v": "v", "gate": "MLP gate", "up": "MLP in"}
 # Looked for in this order in the module's path: the first that fits counts. `(^|[._])` and the like keep words whole.
 _ROLES: tuple[tuple[str, str], ...] = (
     ("q", r"(^|[._])(q|query|q_proj|q_lin|wq|to_q)$"),
     ("k", r"(^|[._])(k|key|k_proj|k_lin|wk|to_k)$"),
     ("v", r"(^|[._])(v|value|v_proj|v_lin|wv|to_v)$"),
-    ("attention input", r"(c_attn|in_proj|query_key_value|qkv|w_?pack|attn\.(c_)?kv)"),
+    ("attention input", r"(c_attn|in_proj|query_key_value|qkv|w_?pack|att_proj|attn\.(c_)?kv|(^|[._])(to_)?(kv|qk)$)"),
     ("attention output", r"(att\w*|mha)\.(.*\.)?(c_proj|out_proj|o_proj|o|wo|out_lin|dense|proj|to_out)(\.\d+)?$"),
     ("attention output", r"(^|[._])(o_proj|out_proj|out_lin|to_out)(\.\d+)?$"),
     ("MLP gate", r"(^|[._])(gate_proj|w1_gate|wi_0|gate)$"),
+    ("MLP in", r"(^|[._])(gate_up(_proj)?|gate_and_up_proj|w12|w13)$"),
     ("MLP in", r"(^|[._])(c_fc|fc1|fc_in|up_proj|linear1|lin1|wi|wi_1|dense_h_to_4h|intermediate\.dense)$"),
     ("MLP out", r"(^|[._])(fc2|fc_out|down_proj|linear2|lin2|dense_4h_to_h)$"),
     ("MLP out", r"((mlp|ffn?|feed_?forward|densereludense)\.(c_proj|wo|w2|proj|out)|\d\.output\.dense)$"),
     ("MLP in", r"(mlp|ffn?|feed_?forward|densereludense)\.(w1|in)$"),
-    ("embedding", r"(^|[._])(wte|wpe|embed\w*|\w*embeddings?)$"),
+    ("embedding", r"(^|[._])(wte|wpe|embed\w*|\w*embeddings?|pos\w*_emb(ed)?|\w*tokens?)$"),
     ("head", r"(^|[._])(lm_head|head|classifier|score|decoder)$"),
 )
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from inrank_monitor.matrices.matrix import LowRankUpdate, is_sharded
-from inrank_monitor.matrices.views import TRANSPOSED
+from inrank_monitor.matrices.views import CONVOLUTIONS, TRANSPOSED, is_table
 from inrank_monitor.matrices.weights import Weight
 
 FROZEN = "frozen (requires_grad=False)"
@@ -38,9 +38,10 @@ def reason_to_skip(
         return f"dtype {str(first.dtype).removeprefix('torch.')}"
     if 0 in shape:  # DeepSpeed's ZeRO-3 also leaves such a thing where a weight was
         return "it has no entries"
-    if len(shape) < 2:
+    bare = not isinstance(module, (*CONVOLUTIONS, *TRANSPOSED))
+    if len(shape) < 2 or (len(shape) == 3 and shape[:2] == (1, 1) and bare):  # a class token is 1 × 1 × D
         return "a vector" if shape else "a scalar"
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and not embeddings:
+    if (isinstance(module, nn.Embedding | nn.EmbeddingBag) or is_table(weight.attribute, shape)) and not embeddings:
         return "an embedding (embeddings=True watches it)"
     if isinstance(module, _NORMS):
         return "scales of a normalisation, not a map"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from inrank_monitor.matrices import Block
 from inrank_monitor.spectra import is_large_part
 
 
@@ -21,7 +22,7 @@ class PlannedMatrix:
         shape: of the parameter.
         dtype: of the parameter, as safetensors names it.
         itemsize: bytes of one of its entries.
-        block: (dimension, start, length) of the parameter that this matrix is; None for all of it.
+        block: of the parameter that this matrix is; None for all of it.
         cut: the side, 0 or 1, along which shards of the parameter's first dimension lie.
     """
 
@@ -32,7 +33,7 @@ class PlannedMatrix:
     shape: tuple[int, ...]
     dtype: str
     itemsize: int
-    block: tuple[int, int, int] | None
+    block: Block | None
     cut: int
 
     @property
@@ -53,7 +54,9 @@ class PlannedMatrix:
     def largest_piece(self, processes: int) -> float:
         """The share of it that lies on one process when the parameter's first dimension is cut into equal chunks."""
         chunk = -(-self.shape[0] // processes)
-        length = self.block[2] if self.block is not None and self.block[0] == 0 else self.shape[0]
+        if self.block is not None and self.block.runs > 1:  # as evenly spread as the parameter
+            return chunk / self.shape[0]
+        length = self.block.length if self.block is not None and self.block.dimension == 0 else self.shape[0]
         return min(length, chunk) / length
 
 

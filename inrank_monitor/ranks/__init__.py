@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inrank_monitor.ranks.buffer_rank import buffer_rank_text, default_buffer_rank, too_large_text
 from inrank_monitor.ranks.metrics import (
     DEFINITIONS,
     Definition,
@@ -20,7 +21,9 @@ __all__ = [
     "Definition",
     "Kind",
     "RankRule",
+    "buffer_rank_text",
     "check_options",
+    "default_buffer_rank",
     "effective_rank",
     "explained_ratio",
     "explained_ratio_curve",
@@ -28,5 +31,6 @@ __all__ = [
     "next_rank",
     "null_rank",
     "null_singular_values",
+    "too_large_text",
     "untrained_growth",
 ]

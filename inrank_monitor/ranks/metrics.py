@@ -16,16 +16,18 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from inrank_monitor.ranks.buffer_rank import default_buffer_rank
+
 Definition = Literal["paper", "reference"]
 DEFINITIONS = ("paper", "reference")
 FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
 
 
-def check_options(threshold: float, buffer_rank: int, definition: str) -> None:
+def check_options(threshold: float, buffer_rank: int | None, definition: str) -> None:
     """Raise a ValueError that names the argument if one of the rank options is out of range."""
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], got {threshold}")
-    if not (isinstance(buffer_rank, int | np.integer) and buffer_rank >= 1):
+    if buffer_rank is not None and not (isinstance(buffer_rank, int | np.integer) and buffer_rank >= 1):
         raise ValueError(f"buffer_rank must be an integer of at least 1, got {buffer_rank!r}")
     if definition not in DEFINITIONS:
         raise ValueError(f"definition must be one of {DEFINITIONS}, got {definition!r}")
@@ -51,7 +53,7 @@ def is_finite(singular_values: Float[np.ndarray, "*batch q"]) -> Bool[np.ndarray
 
 def explained_ratio_curve(
     singular_values: Float[np.ndarray, "*batch q"],
-    buffer_rank: int = 100,
+    buffer_rank: int | None = None,
     definition: Definition = "paper",
     size: int | None = None,
 ) -> Float[np.ndarray, "*batch n"]:
@@ -63,7 +65,7 @@ def explained_ratio_curve(
 
     Args:
         singular_values: descending; (..., q).
-        buffer_rank: b of eq. 7, at least 1.
+        buffer_rank: b of eq. 7, at least 1. Default: `default_buffer_rank` of a matrix whose short side is n.
         definition: `"paper"` or `"reference"`.
         size: n = min(rows, cols), if zeros beyond q are part of the spectrum (a product of factors). Default: q.
 
@@ -76,6 +78,7 @@ def explained_ratio_curve(
         padding = [(0, 0)] * (values.ndim - 1) + [(0, size - values.shape[-1])]
         values = np.pad(values, padding)
     count = values.shape[-1]
+    buffer_rank = default_buffer_rank(count, count) if buffer_rank is None else buffer_rank
     # Sums of σ/σ₁ − 1 rather than of σ: exact for equal values, and the rounding of the running sums stays relative
     # to the variance that we divide by.
     centred = values - 1.0 * (values[..., :1] > 0)
@@ -121,7 +124,7 @@ def _one_minus_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarr
 def explained_ratio(
     singular_values: Float[np.ndarray, "*batch q"],
     rank: int | Int[np.ndarray, "*batch"],
-    buffer_rank: int = 100,
+    buffer_rank: int | None = None,
     definition: Definition = "paper",
     size: int | None = None,
 ) -> Float[np.ndarray, "*batch"]:
@@ -142,7 +145,7 @@ def explained_ratio(
 def intrinsic_rank(
     singular_values: Float[np.ndarray, "*batch q"],
     threshold: float = 0.9,
-    buffer_rank: int = 100,
+    buffer_rank: int | None = None,
     definition: Definition = "paper",
     size: int | None = None,
 ) -> Int[np.ndarray, "*batch"]:
@@ -173,7 +176,7 @@ def next_rank(
     rank: int,
     *,
     threshold: float = 0.9,
-    buffer_rank: int = 100,
+    buffer_rank: int | None = None,
     max_rank: int | None = None,
     definition: Definition = "paper",
     size: int | None = None,
@@ -187,7 +190,7 @@ def next_rank(
         singular_values: of U V, descending; (q,).
         rank: r, the present rank, at least 1.
         threshold: α, in (0, 1].
-        buffer_rank: b of eq. 7, at least 1.
+        buffer_rank: b of eq. 7, at least 1. Default: `default_buffer_rank` of a matrix whose short side is n.
         max_rank: cap. Default: min(rows, cols).
         definition: of the explained ratio.
         size: min(rows, cols), if zeros beyond q are part of the spectrum. Default: q.
@@ -201,6 +204,7 @@ def next_rank(
     if bool(_is_nothing(singular_values)):
         return rank
     curve = explained_ratio_curve(singular_values, buffer_rank, definition, size)
+    buffer_rank = default_buffer_rank(len(curve), len(curve)) if buffer_rank is None else buffer_rank
     most = len(curve) if max_rank is None else min(max_rank, len(curve))
     last = min(rank + buffer_rank - 1, most - 1) if definition == "reference" else min(rank + buffer_rank, most)
     for candidate in range(rank, last + 1):

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from inrank_monitor.ranks.buffer_rank import default_buffer_rank
 from inrank_monitor.ranks.metrics import Definition, check_options, intrinsic_rank, next_rank
 from inrank_monitor.ranks.rule import RankRule
 
@@ -57,7 +58,7 @@ def null_rank(
     rows: int,
     cols: int,
     threshold: float = 0.9,
-    buffer_rank: int = 100,
+    buffer_rank: int | None = None,
     definition: Definition = "paper",
     kind: Kind = "gaussian",
     leading: int | None = None,
@@ -70,7 +71,7 @@ def null_rank(
         rows: rows of the matrix.
         cols: columns of the matrix.
         threshold: α.
-        buffer_rank: b.
+        buffer_rank: b. Default: what fits the shape, see `default_buffer_rank`.
         definition: of the explained ratio.
         kind: `"gaussian"` for a dense update; `"factors"` for U V, where the rule is applied again and again to
             untrained random factors of rank + b columns, from `initial_rank` on, until the rank stays; the median of
@@ -89,6 +90,7 @@ def null_rank(
         raise ValueError(f"rows and cols must be at least 1, got {rows}×{cols}")
     if initial_rank < 1:
         raise ValueError(f"initial_rank must be at least 1, got {initial_rank}")
+    buffer_rank = default_buffer_rank(rows, cols) if buffer_rank is None else buffer_rank
     if kind == "factors" and rank is not None:
         rule = RankRule(threshold, buffer_rank, definition)
         draws = [_of_fixed_rank(rows, cols, rank, rule, seed) for seed in range(_DRAWS)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from inrank_monitor.ranks.buffer_rank import default_buffer_rank
 from inrank_monitor.ranks.metrics import Definition, check_options
 
 
@@ -13,7 +14,7 @@ class RankRule:
 
     Attributes:
         threshold: α, in (0, 1].
-        buffer_rank: b, at least 1.
+        buffer_rank: b, at least 1; None: what fits each matrix, see `default_buffer_rank`.
         definition: of the explained ratio, `"paper"` or `"reference"`.
 
     Raises:
@@ -21,8 +22,12 @@ class RankRule:
     """
 
     threshold: float = 0.9
-    buffer_rank: int = 100
+    buffer_rank: int | None = None
     definition: Definition = "paper"
 
     def __post_init__(self) -> None:
         check_options(self.threshold, self.buffer_rank, self.definition)
+
+    def buffer_rank_of(self, rows: int, cols: int) -> int:
+        """B of a matrix of this shape."""
+        return default_buffer_rank(rows, cols) if self.buffer_rank is None else self.buffer_rank

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from inrank_monitor.ranks import buffer_rank_text
 from inrank_monitor.report.source import RunTables
 
 _COLUMNS = (
@@ -23,11 +24,11 @@ def matrix_table(run: RunTables) -> pd.DataFrame:
     """Each matrix at its last finite measurement, in model order, all numbers float64.
 
     Returns:
-        DataFrame indexed by matrix: rows, cols, step, intrinsic_rank, running_rank, null_rank,
+        DataFrame indexed by matrix: rows, cols, buffer_rank, step, intrinsic_rank, running_rank, null_rank,
         rank_over_null (of the running rank), stable_rank, effective_rank, relative_norm. NaN for a matrix
         that has no finite measurement.
     """
-    table = run.matrices[["rows", "cols", "null_rank"]].copy()
+    table = run.matrices.reindex(columns=["rows", "cols", "buffer_rank", "null_rank"])
     measured = run.measurements
     finite = measured[measured["intrinsic_rank"].notna() & np.isfinite(measured["stable_rank"].astype(float))]
     last = finite.drop_duplicates("matrix", keep="last")
@@ -35,13 +36,19 @@ def matrix_table(run: RunTables) -> pd.DataFrame:
     table = table.join(last.astype("Float64").astype(float))
     table = table.astype(float)
     table["rank_over_null"] = table["running_rank"] / table["null_rank"].where(table["null_rank"] > 0)
-    order = ["rows", "cols", "step", "intrinsic_rank", "running_rank", "null_rank", "rank_over_null"]
+    order = ["rows", "cols", "buffer_rank", "step", "intrinsic_rank", "running_rank", "null_rank", "rank_over_null"]
     return table[[*order, "stable_rank", "effective_rank", "relative_norm"]]
 
 
+def one_buffer_rank(table: pd.DataFrame) -> bool:
+    """Whether all matrices have the same b, so that no column is needed for it."""
+    return bool(table["buffer_rank"].nunique() < 2)
+
+
 def cells(table: pd.DataFrame) -> list[list[str]]:
-    """Rows of `matrix_table` as text: shape, the ranks, their ratio, stable, effective, ‖ΔW‖/‖W0‖."""
+    """Rows of `matrix_table` as text: shape, b where it differs, ranks, their ratio, stable, effective, ‖ΔW‖/‖W0‖."""
     digits = {
+        **({} if one_buffer_rank(table) else {"buffer_rank": 0}),
         "intrinsic_rank": 0,
         "running_rank": 0,
         "null_rank": 0,
@@ -94,7 +101,8 @@ def tracker_cost(run: RunTables) -> str:
 def rule_line(run: RunTables) -> str:
     """Which rule the ranks come from."""
     whose = "the paper's rule, eq. 7" if run.definition == "paper" else "the published code's rule"
-    return f"ranks by {whose}, with α = {run.threshold:g} and b = {run.buffer_rank}"
+    used = run.matrices["buffer_rank"] if run.buffer_rank is None else [run.buffer_rank]
+    return f"ranks by {whose}, with α = {run.threshold:g} and {buffer_rank_text(used)}"
 
 
 def verdict(table: pd.DataFrame) -> str:

@@ -31,8 +31,8 @@ class RunTables(Protocol):
         """α of the logged ranks."""
 
     @property
-    def buffer_rank(self) -> int:
-        """B of the logged ranks."""
+    def buffer_rank(self) -> int | None:
+        """B of the logged ranks; None where it differs from matrix to matrix."""
 
     @property
     def leading(self) -> int | None:

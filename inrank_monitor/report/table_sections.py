@@ -7,7 +7,7 @@ from html import escape
 
 import pandas as pd
 
-from inrank_monitor.report.digest import cells, number, skipped
+from inrank_monitor.report.digest import cells, number, one_buffer_rank, skipped
 from inrank_monitor.report.source import RunTables
 
 ROWS_SHOWN_AT_ONCE = 60
@@ -19,6 +19,7 @@ def matrices_section(table: pd.DataFrame) -> str:
     heads = [
         "matrix",
         "shape",
+        *([] if one_buffer_rank(table) else ["b"]),
         "rank",
         "max",
         "null rank",

@@ -10,6 +10,7 @@ from inrank_monitor.figures import representative, short_names
 from inrank_monitor.report.digest import (
     cells,
     matrix_table,
+    one_buffer_rank,
     remarks,
     rule_line,
     status_line,
@@ -18,7 +19,7 @@ from inrank_monitor.report.digest import (
 from inrank_monitor.report.source import RunTables
 
 WIDTH = 100
-_HEADS = ("matrix", "shape", "rank", "max", "null", "max/null", "stable", "effective", "ΔW/W0")
+_HEADS = ("matrix", "shape", "b", "rank", "max", "null", "max/null", "stable", "effective", "ΔW/W0")
 _LEGEND = (
     "rank: least that explains the change W − W0 by the rule above; max: highest so far; null: what the "
     "rule gives noise of that shape; ΔW/W0: size of the change over size of the first weights."
@@ -61,13 +62,14 @@ def _selection(table: pd.DataFrame, limit: int | None) -> list[str]:
 def _rows(table: pd.DataFrame, names: list[str]) -> list[str]:
     newest = table["step"].max()
     rows = cells(table)
+    heads = tuple(head for head in _HEADS if head != "b" or not one_buffer_rank(table))
     for row, step in zip(rows, table["step"], strict=True):
-        row[1] += "*" if step < newest else ""
-    widths = [max(len(text) for text in column) for column in zip(_HEADS[1:], *rows, strict=True)]
+        row[heads.index("rank") - 1] += "*" if step < newest else ""
+    widths = [max(len(text) for text in column) for column in zip(heads[1:], *rows, strict=True)]
     room = WIDTH - sum(widths) - 2 * len(widths)
     labels = {name: printable(label) for name, label in short_names(names, max(room, 12), "...").items()}
-    first = max([len(labels[str(name)]) for name in table.index] + [len(_HEADS[0])])
-    lines = [_HEADS[0].ljust(first) + "".join(f"  {h.rjust(w)}" for h, w in zip(_HEADS[1:], widths, strict=True))]
+    first = max([len(labels[str(name)]) for name in table.index] + [len(heads[0])])
+    lines = [heads[0].ljust(first) + "".join(f"  {h.rjust(w)}" for h, w in zip(heads[1:], widths, strict=True))]
     lines.append("-" * len(lines[0]))
     for name, row in zip(table.index, rows, strict=True):
         lines.append(

@@ -6,8 +6,9 @@ know it, and has its default; one that this version does not know is left alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 from inrank_monitor.ranks import Definition, RankRule
@@ -27,7 +28,7 @@ class RunOptions:
     """
 
     threshold: float = 0.9
-    buffer_rank: int = 100
+    buffer_rank: int | None = None
     definition: Definition = "paper"
     leading: int | None = None
     density: bool = False
@@ -35,6 +36,7 @@ class RunOptions:
     exclude: str | Sequence[str] | None = None
     embeddings: bool = False
     split_parts: bool = True
+    parts: Mapping[str, Any] | None = None
     every: int | None = None
     max_overhead: float = 0.01
     initial_weights: InitialWeightsPlace = "disk"
@@ -65,11 +67,12 @@ class RunOptions:
     @property
     def selection(self) -> dict[str, Any]:
         """What `find_matrices` is asked for."""
-        return {name: getattr(self, name) for name in ("include", "exclude", "embeddings", "split_parts")}
+        return {name: getattr(self, name) for name in ("include", "exclude", "embeddings", "split_parts", "parts")}
 
     def to_json(self) -> dict[str, Any]:
         """As run.json has it."""
-        return {name: sorted(value) if isinstance(value, set) else value for name, value in asdict(self).items()}
+        given = {field.name: getattr(self, field.name) for field in fields(self)} | {"parts": _plain(self.parts)}
+        return {name: sorted(value) if isinstance(value, set) else value for name, value in given.items()}
 
     @classmethod
     def from_json(cls, entries: Mapping[str, Any]) -> Self:
@@ -86,7 +89,13 @@ class RunOptions:
         """(name, here, there) of what decides the measurements; two parts of one run may not differ in it."""
         names = ("threshold", "buffer_rank", "definition", "leading", "density")
         pairs = [(name, getattr(self, name), getattr(other, name)) for name in names]
+        pairs.append(("parts", _plain(self.parts), _plain(other.parts)))
         return [(name, here, there) for name, here, there in pairs if here != there]
+
+
+def _plain(parts: Mapping[str, Any] | None) -> Any:
+    """As JSON has it, in which tuples are lists; nothing given and nothing in it are the same."""
+    return json.loads(json.dumps(parts)) if parts else None
 
 
 def check_leading(leading: int | None, density: bool = False) -> None:

@@ -8,6 +8,7 @@ rank are looked at: an eq. 7 ratio at r needs r + b of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -59,9 +60,9 @@ class Recomputation:
         if marks[: len(self._seen)] != self._seen:  # a resumed run took back some of its last steps
             self._forget()
         factored = factored_matrices(self.run)
-        sizes = self._sizes(factored)
+        sizes, buffer_ranks = self._sizes(factored), self._buffer_ranks()
         for chunk in _chunks(batches[len(self._seen) :]):
-            self._parts.append(self._ranks(chunk, sizes))
+            self._parts.append(self._ranks(chunk, sizes, buffer_ranks))
         self._seen = marks
         ranks = pd.concat(self._parts, ignore_index=True)
         ranks = ranks.sort_values(["step", "matrix"], kind="stable", ignore_index=True)
@@ -84,26 +85,32 @@ class Recomputation:
         whole = self.run.leading is None
         return np.where(factored & whole, shapes, 0)
 
-    def _ranks(self, chunk: Sequence[Batch], sizes: np.ndarray) -> pd.DataFrame:
+    def _buffer_ranks(self) -> np.ndarray:
+        shapes = self.run.matrices[["rows", "cols"]].to_numpy(dtype=int).tolist()
+        return np.array([self.rule.buffer_rank_of(rows, cols) for rows, cols in shapes])
+
+    def _ranks(self, chunk: Sequence[Batch], sizes: np.ndarray, buffer_ranks: np.ndarray) -> pd.DataFrame:
         """Intrinsic rank (−1: not finite), running rank and explained ratio of the rows of some batches."""
         codes = np.concatenate([batch[0] for batch in chunk]).astype(np.int64)
         lengths = np.concatenate([np.diff(batch[2]) for batch in chunk])
         keep = (codes >= 0) & (codes < len(sizes))
         intrinsic = np.where(lengths > 0, 0, -1)
         curves: list[tuple[_Rows, np.ndarray]] = []
-        whole = np.maximum(np.where(keep, sizes[np.where(keep, codes, 0)], 0), lengths)
-        for length, size in sorted({*zip(lengths[keep].tolist(), whole[keep].tolist(), strict=True)}):
-            alike = _Rows(chunk, np.flatnonzero(keep & (lengths == length) & (whole == size)), length, size)
+        known = np.where(keep, codes, 0)
+        kinds = np.stack([lengths, np.maximum(sizes[known], lengths), buffer_ranks[known]], axis=1)
+        for length, size, buffer_rank in np.unique(kinds[keep], axis=0).tolist():
+            places = np.flatnonzero(keep & (kinds == (length, size, buffer_rank)).all(axis=1))
+            alike = _Rows(chunk, places, length, size, replace(self.rule, buffer_rank=buffer_rank))
             if length:
                 start = max(_FIRST_REACH, int(self._running[codes[alike.places]].max()))
-                intrinsic[alike.places], curve = _search(alike, self.rule, start)
+                intrinsic[alike.places], curve = _search(alike, start)
                 curves.append((alike, curve))
         before, running = self._grow(codes, intrinsic, keep)
         ratio = np.full(len(codes), np.nan)
         for alike, curve in curves:
             at = np.clip(before[alike.places], 1, alike.size)
             if at.max() > curve.shape[1]:
-                curve = _curve(alike, self.rule, int(at.max()))
+                curve = _curve(alike, int(at.max()))
             ratio[alike.places] = curve[np.arange(len(at)), at - 1]
         steps = np.concatenate([batch[1] for batch in chunk])
         columns = {"step": steps, "matrix": codes, "intrinsic_rank": intrinsic, "running_rank": running}
@@ -166,12 +173,14 @@ class _Rows(NamedTuple):
         places: of the rows in the chunk.
         length: how many values of each are stored.
         size: how many there are, with the zeros beyond.
+        rule: with their b.
     """
 
     chunk: Sequence[Batch]
     places: np.ndarray
     length: int
     size: int
+    rule: RankRule
 
     def leading(self, count: int) -> np.ndarray:
         """The first `count` values of each."""
@@ -185,19 +194,22 @@ class _Rows(NamedTuple):
         return np.concatenate(parts)
 
 
-def _curve(rows: _Rows, rule: RankRule, reach: int) -> np.ndarray:
+def _curve(rows: _Rows, reach: int) -> np.ndarray:
     """g(1..reach); all of it where all values are needed."""
-    count = reach + rule.buffer_rank
-    if rule.definition == "reference" or count > rows.length:
-        return explained_ratio_curve(rows.leading(rows.length), rule.buffer_rank, rule.definition, rows.size)
-    return explained_ratio_curve(rows.leading(count), rule.buffer_rank)[:, :reach]
+    buffer_rank, definition = rows.rule.buffer_rank, rows.rule.definition
+    assert buffer_rank is not None
+    count = reach + buffer_rank
+    if definition == "reference" or count > rows.length:
+        return explained_ratio_curve(rows.leading(rows.length), buffer_rank, definition, rows.size)
+    return explained_ratio_curve(rows.leading(count), buffer_rank)[:, :reach]
 
 
-def _search(rows: _Rows, rule: RankRule, reach: int) -> tuple[np.ndarray, np.ndarray]:
+def _search(rows: _Rows, reach: int) -> tuple[np.ndarray, np.ndarray]:
     """Intrinsic ranks, and the ratio curves as far as they were needed."""
     nothing = ~(rows.leading(1)[:, 0] > 0)
+    rule = rows.rule
     while True:
-        curve = _curve(rows, rule, reach)
+        curve = _curve(rows, reach)
         reached = curve >= rule.threshold if rule.definition == "paper" else curve > rule.threshold
         if curve.shape[1] == rows.size:
             reached[:, -1] = True

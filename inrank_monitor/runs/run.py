@@ -5,7 +5,6 @@ It keeps what it has: `refresh` reads only what was appended since.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from inrank_monitor.naming import find_name
 from inrank_monitor.notebook import html_rows, never_raises
-from inrank_monitor.ranks import Definition
+from inrank_monitor.ranks import Definition, RankRule, buffer_rank_text
 from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS
 from inrank_monitor.runs.log_files import LogFiles, Status
 from inrank_monitor.runs.options import RunOptions
@@ -81,9 +81,10 @@ class Run:
         return float(self.options.threshold)
 
     @property
-    def buffer_rank(self) -> int:
-        """B of the logged ranks."""
-        return self.options.buffer_rank
+    def buffer_rank(self) -> int | None:
+        """B of the logged ranks; None where it differs from matrix to matrix, see `matrices`."""
+        found = self.matrices["buffer_rank"].unique()
+        return int(found[0]) if len(found) == 1 else None
 
     @property
     def definition(self) -> Definition:
@@ -111,7 +112,7 @@ class Run:
             for name, *ranks, stable, norm in last[columns].itertuples(index=False)
         ]
         seen = f"step {steps.max()}, {steps.nunique()} snapshots" if len(steps) else "nothing measured yet"
-        rule = f"rank at α = {self.threshold:g}, b = {self.buffer_rank}"
+        rule = f"rank at α = {self.threshold:g}, {buffer_rank_text(self.matrices['buffer_rank'])}"
         heads = ("matrix", "rank", "null rank", "stable rank", "‖ΔW‖/‖W0‖")
         return html_rows(heads, rows, f"{self.name}: {self.status}, {seen}, {len(self.matrices)} matrices; {rule}")
 
@@ -127,10 +128,14 @@ class Run:
 
     @property
     def matrices(self) -> pd.DataFrame:
-        """The watched matrices in model order, by name: parameter, part, kind, rows, cols, null_rank, initial_norm."""
+        """The watched matrices in model order, by name.
+
+        Columns: parameter, part, kind, rows, cols, buffer_rank, null_rank, initial_norm.
+        """
         if "matrices" not in self._cache:
             table = pd.DataFrame(self.info["matrices"]).set_index("name")
             table.index.name = "matrix"
+            table["buffer_rank"] = buffer_ranks(table, self.options.rule)
             self._cache["matrices"] = table
         matrices: pd.DataFrame = self._cache["matrices"]
         return matrices
@@ -164,16 +169,29 @@ class Run:
         """What happened: step, time, kind, matrix, message."""
         return self._table("events")
 
+    def matrix(self, name: str) -> str:
+        """The full name of the matrix that is meant: by that name, as a table prints it, or by a glob for it alone.
+
+        Raises:
+            KeyError: there is no such matrix, or there are several; names close to it are listed.
+        """
+        try:
+            return find_name(name, self.matrices.index)
+        except LookupError as error:
+            raise KeyError(f"{error} (in {self.path})") from None
+
     def singular_values(self, name: str) -> pd.DataFrame:
         """Spectra of one matrix: index step, columns 1..q, descending; NaN where the update was not finite.
 
+        The table's `attrs` hold the matrix's buffer_rank, which figures take where none is given.
+
+        Args:
+            name: of the matrix, as `matrix` takes it.
+
         Raises:
-            KeyError: there is no such matrix; names close to it are listed.
+            KeyError: as `matrix`.
         """
-        if name not in self.matrices.index:
-            names = list(self.matrices.index)
-            near = get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
-            raise KeyError(f"no matrix {name!r} in {self.path}; there are {', '.join(near)}")
+        name = self.matrix(name)
         code = int(self.matrices.index.get_indexer(pd.Index([name]))[0])
         steps, rows = [], []
         for codes, batch_steps, offsets, values in self.spectra():
@@ -186,7 +204,9 @@ class Run:
         for index, row in enumerate(rows):
             table[index, : len(row)] = row
         by_step = pd.Index(np.array(steps, dtype=np.int64), name="step")
-        return pd.DataFrame(table, index=by_step, columns=pd.RangeIndex(1, width + 1))
+        found = pd.DataFrame(table, index=by_step, columns=pd.RangeIndex(1, width + 1))
+        found.attrs["buffer_rank"] = int(self.matrices["buffer_rank"].iloc[code])
+        return found
 
     def spectra(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """All that was measured, batch by batch, as views: places of the matrices, steps, offsets, values.
@@ -209,6 +229,12 @@ class Run:
     def summary(self) -> RunSummary:
         """The run in one line."""
         return summarise(self)
+
+
+def buffer_ranks(matrices: pd.DataFrame, rule: RankRule) -> list[int]:
+    """B of each matrix by a rule."""
+    shapes = zip(matrices["rows"], matrices["cols"], strict=True)
+    return [rule.buffer_rank_of(int(rows), int(cols)) for rows, cols in shapes]
 
 
 def _finish_measurements(frame: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:

@@ -28,7 +28,7 @@ _CONTENT: dict[str, Any] = {
         }
     ],
     "coverage": [{"parameter": str, "shape": [int], "watched": bool, "note": str}],
-    "options": {"threshold": _NUMBER, "buffer_rank": int, "definition": str},
+    "options": {"threshold": _NUMBER, "buffer_rank": (int, type(None)), "definition": str},
     "segments": [{"segment": int, "resume_step": (int, type(None))}],
 }
 

@@ -17,7 +17,7 @@ import pandas as pd
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.runs.log_files import Status
 from inrank_monitor.runs.recomputation import Recomputation, factored_matrices, logged_rule, null_ranks
-from inrank_monitor.runs.run import Run, open_run
+from inrank_monitor.runs.run import Run, buffer_ranks, open_run
 from inrank_monitor.runs.summary import RunSummary
 
 MAX_AGE = 0.5  # seconds between two looks at the disk, however many pages ask
@@ -31,7 +31,7 @@ class RunState:
 
     Attributes:
         version: grows whenever something new was read.
-        matrices: with the null ranks of this rule, and whether the matrix is held in factors.
+        matrices: with the buffer ranks and null ranks of this rule, and whether the matrix is held in factors.
         problems: what could not be read, in sentences.
         leading: how many singular values were kept; None: all.
         measured: how many of them were measured, where the others are estimates; None: all.
@@ -139,7 +139,9 @@ class SharedRun:
             forgotten, _ = self._recomputed.popitem(last=False)
             self._tables.pop(forgotten, None)
         factored = factored_matrices(run)
-        matrices = run.matrices.assign(null_rank=null_ranks(run, rule, factored), in_factors=factored)
+        matrices = run.matrices.assign(
+            buffer_rank=buffer_ranks(run.matrices, rule), null_rank=null_ranks(run, rule, factored), in_factors=factored
+        )
         try:
             problems = list(run.problems)
         except OSError:

@@ -5,14 +5,14 @@ Everything that can be wrong is found here, before the first step, and raised wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 from torch.optim import Optimizer
 
 from inrank_monitor.distributed import gathering_modules, share_out, training_processes
-from inrank_monitor.matrices import Keep, Matrix, unwrap
+from inrank_monitor.matrices import Keep, Matrix, Parts, unwrap
 from inrank_monitor.ranks import Definition
 from inrank_monitor.runs import RunOptions
 from inrank_monitor.sinks import Sink, check_sinks, connect_sinks
@@ -38,13 +38,14 @@ def attach(
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
     threshold: float = 0.9,
-    buffer_rank: int = 100,
+    buffer_rank: int | None = None,
     definition: Definition = "paper",
     leading: int | None = None,
     density: bool = False,
     initial_weights: Keep = "disk",
     embeddings: bool = False,
     split_parts: bool = True,
+    parts: Mapping[str, Parts] | None = None,
     tensorboard: bool = True,
     resume: bool | int = False,
     strict: bool = False,
@@ -65,13 +66,18 @@ def attach(
         include: globs over matrix names; only these are watched.
         exclude: globs over matrix names; these are not.
         threshold: α, in (0, 1].
-        buffer_rank: b of eq. 7.
+        buffer_rank: b of eq. 7, for all matrices. Default: what fits each, 100 where its short side is at least 768,
+            else an eighth of that, at least 4.
         definition: of the explained ratio.
         leading: measure only this many leading singular values, with a bound on their error.
         density: with `leading`: estimate the values after them, for densities and norms of very large matrices.
         initial_weights: where W0 is kept: `"disk"`, `"memory"` (CPU) or `"device"`.
         embeddings: watch embeddings too.
-        split_parts: q, k, v and recurrent gates as matrices of their own.
+        split_parts: q, k, v, gate and up of fused projections, and recurrent gates as matrices of their own, where the
+            model says certainly how they lie; `coverage` says which, and why.
+        parts: for other fused weights, glob over their names or their layers' -> names of equal parts, or names with
+            rows, `{"*.c_attn": ("q", "k", "v")}`, `{"*.wqkv": {"q": 64, "k": 16, "v": 16}}`. Rows that are a fraction
+            of the weight's are those of one head, after which the next one follows. None: it stays whole.
         tensorboard: write an event file beside the log.
         resume: go on with the run in `directory`, or begin one where there is none. True: at step 0 if the weights are
             W0, else at the step that the optimizer's own counter tells, else at the last one logged. A number: at that
@@ -106,6 +112,7 @@ def attach(
         exclude=exclude,
         embeddings=embeddings,
         split_parts=split_parts,
+        parts=parts,
         every=every,
         max_overhead=max_overhead,
         initial_weights=initial_weights,
@@ -131,6 +138,8 @@ def attach(
         processes.close()
         raise
     tracker = SpectrumTracker(started, measuring, chosen, sinks, began)
+    if (hint := watched.buffer_rank_hint(buffer_rank)) and not started.resumed:
+        tracker.event("hint", None, hint)
     tracker.count_steps_of(optimizers)
     if late:
         tracker.take_in(late)

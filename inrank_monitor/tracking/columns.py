@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,16 +33,18 @@ def metric_columns(
     rows = len(snapshot.places)
     columns: dict[str, Any] = {name: np.full(rows, np.nan) for name in FLOAT_METRICS}
     columns |= {name: np.zeros(rows, dtype=np.int64) for name in INTEGER_METRICS}
-    groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    rule = options.rule
+    groups: defaultdict[tuple[int, int, int], list[int]] = defaultdict(list)
     for row, (place, spectrum) in enumerate(zip(snapshot.places, snapshot.spectra, strict=True)):
         matrix = matrices[place]
         padded = min(matrix.rows, matrix.cols) if matrix.in_factors and options.stored is None else 0
-        groups[len(spectrum.values), max(padded, len(spectrum.values))].append(row)
+        buffer_rank = rule.buffer_rank_of(matrix.rows, matrix.cols)
+        groups[len(spectrum.values), max(padded, len(spectrum.values)), buffer_rank].append(row)
     places = np.array(snapshot.places, dtype=np.int64)
-    for (_, size), members in groups.items():
+    for (_, size, buffer_rank), members in groups.items():
         values = np.stack([snapshot.spectra[row].values.numpy() for row in members])
         whole = np.array([snapshot.spectra[row].frobenius_norm for row in members])
-        group = _metrics(values, whole, size, options.rule, running[places[members]])
+        group = _metrics(values, whole, size, replace(rule, buffer_rank=buffer_rank), running[places[members]])
         for row, member in enumerate(members):
             matrix = matrices[snapshot.places[member]]
             group["numerical_rank"][row] = rank_metrics.numerical_rank(values[row], matrix.rows, matrix.cols)

@@ -7,7 +7,7 @@ must hold them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class Joining:
         norms = [square**0.5 for square in squared_norms(matrices, taken, own).values()]
         entries = [describe_matrix(*pair, started.options) for pair in zip(matrices, norms, strict=True)]
         info["matrices"] += [entry | {"since": step} for entry in entries]
-        info["coverage"] = [row.__dict__ for row in watched.coverage]
+        info["coverage"] = [asdict(row) for row in watched.coverage]
         later = {"file": file.name, "sha256": taken.content_hash, "step": step}
         info["initial_weights"].setdefault("later", []).append(later)
         started.watched = replace(watched, matrices=[*watched.matrices, *matrices])

@@ -159,7 +159,11 @@ def check_same(directory: Path, info: dict[str, Any], watched: Watched, options:
         first = next((pair for pair in zip(there, here, strict=False) if pair[0] != pair[1]), None)
         detail = f"{first[0]} there, {first[1]} here" if first else f"{len(there)} matrices there, {len(here)} here"
         raise ValueError(f"{directory} holds a run of another model ({detail}); choose another directory")
-    for name, given, begun in options.differences(RunOptions.from_json(info["options"])):
+    begun_with = RunOptions.from_json(info["options"])
+    shapes = [(matrix.rows, matrix.cols) for matrix in watched.matrices]
+    if all(options.rule.buffer_rank_of(*shape) == begun_with.rule.buffer_rank_of(*shape) for shape in shapes):
+        begun_with = replace(begun_with, buffer_rank=options.buffer_rank)  # the same numbers, said otherwise
+    for name, given, begun in options.differences(begun_with):
         raise ValueError(f"{directory} was begun with {name}={begun!r}, got {given!r}")
 
 
@@ -168,18 +172,20 @@ def describe_matrix(matrix: Matrix, norm: float, options: RunOptions) -> dict[st
     kind: Kind = "factors" if matrix.in_factors else "gaussian"
     fixed = {"adapter_rank": matrix.module.capacity} if isinstance(matrix.module, Adapter) else {}
     rule = options.rule
+    buffer_rank = rule.buffer_rank_of(matrix.rows, matrix.cols)
     null = null_rank(
         matrix.rows,
         matrix.cols,
         rule.threshold,
-        rule.buffer_rank,
+        buffer_rank,
         rule.definition,
         kind,
         options.stored,
         fixed.get("adapter_rank"),
     )
     fields = ("name", "parameter", "part", "kind", "rows", "cols")
-    return {field: getattr(matrix, field) for field in fields} | {"null_rank": null, "initial_norm": norm} | fixed
+    numbers = {"buffer_rank": buffer_rank, "null_rank": null, "initial_norm": norm}
+    return {field: getattr(matrix, field) for field in fields} | numbers | fixed
 
 
 def _segment(number: int, resume_step: int | None) -> dict[str, Any]:

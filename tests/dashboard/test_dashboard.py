@@ -168,6 +168,27 @@ def test_changing_the_rule_recomputes_ranks_from_the_stored_spectra(run: Any) ->
     assert not app.exception
 
 
+def test_a_buffer_rank_of_0_is_what_fits_each_matrix(run: Any) -> None:
+    app = show("Explained ratio", matrix="h.0.mlp.c_fc.weight", b="0")
+    values = run.singular_values("h.0.mlp.c_fc.weight").iloc[-1].to_numpy()
+    (curve, *_), text = specs(app), texts(app)
+    np.testing.assert_allclose(numbers(curve["data"][0]["y"]), rank_metrics.explained_ratio_curve(values, 4))
+    assert "b = 4" in text
+    assert "logged at α = 0.9, b = 8" in text
+
+
+def test_a_run_without_a_buffer_rank_of_its_own_is_shown_by_what_fits_each_matrix(run: Any) -> None:
+    info = json.loads((run.path / RUN_FILE).read_text())
+    info["options"]["buffer_rank"] = None
+    (run.path / RUN_FILE).write_text(json.dumps(info))
+    app = show("Overview")
+    assert app.number_input(key="b").value == 0
+    assert "recomputed" not in texts(app)
+    app.number_input(key="b").set_value(8).run()
+    assert "recomputed (logged at α = 0.9, b that fits each matrix, paper)" in texts(app)
+    assert not app.exception
+
+
 def test_what_is_chosen_stands_in_the_address(run: Any) -> None:
     app = show("Overview")
     assert app.query_params["run"] == "first"

@@ -67,6 +67,7 @@ def test_every_view_draws_the_ranks_of_the_threshold(dashboard: DashboardPage, v
 
 RULES: dict[str, tuple[Act, RankRule]] = {
     "Buffer rank b": (number("Buffer rank b", 3), RankRule(0.9, 3)),
+    "Buffer rank b, what fits": (number("Buffer rank b", 0), RankRule(0.9)),
     "Explained ratio": (radio("Explained ratio", "published code"), RankRule(0.9, 8, "reference")),
 }
 

@@ -229,7 +229,7 @@ def test_a_run_of_another_model_is_refused(tmp_path: Path, sizes: tuple[int, ...
     ("options", "match"),
     [
         ({"threshold": 0.5}, "begun with threshold=0.9, got 0.5"),
-        ({"buffer_rank": 7}, "begun with buffer_rank=100, got 7"),
+        ({"buffer_rank": 7}, "begun with buffer_rank=None, got 7"),
         ({"definition": "reference"}, "begun with definition='paper', got 'reference'"),
         ({"leading": 4}, "begun with leading=None, got 4"),
         ({"include": "0.*"}, "2 matrices there, 1 here"),

@@ -180,7 +180,9 @@ def untrained_paths(rows: int, cols: int, rule: RankRule, initial_rank: int) -> 
 
 def untrained_draw(rows: int, cols: int, rule: RankRule, initial_rank: int, seed: int) -> list[tuple[int, np.ndarray]]:
     """One of the draws: `untrained_growth` by a rule."""
-    return untrained_growth(rows, cols, rule.threshold, rule.buffer_rank, rule.definition, initial_rank, seed)
+    return untrained_growth(
+        rows, cols, rule.threshold, rule.buffer_rank_of(rows, cols), rule.definition, initial_rank, seed
+    )
 
 
 def _lengthened(path: Sequence[int], length: int) -> list[int]:

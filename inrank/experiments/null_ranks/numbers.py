@@ -163,9 +163,12 @@ def trained_ranks(run: Run, model: str, seed: int, thresholds: Sequence[float]) 
     if not mlp:
         raise ValueError(f"a matrix of {run.name} must match {TARGETS}, got {', '.join(names)}")
     groups: dict[Group, list[str]] = {"mlp": mlp, "all": names}
+    own = run.buffer_rank
+    if own is None:
+        raise ValueError(f"the matrices of {run.name} must have one buffer_rank, got several")
     found = []
     for multiple in MULTIPLES:
-        b = max(1, round(run.buffer_rank * multiple))
+        b = max(1, round(own * multiple))
         for threshold in thresholds:
             for definition in _DEFINITIONS:
                 ranks = _last_ranks(run, RankRule(threshold, b, definition))
