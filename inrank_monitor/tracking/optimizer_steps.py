@@ -110,8 +110,8 @@ class OptimizerSteps:
     def __init__(self, optimizers: Sequence[Optimizer], watched: Callable[[], set[int]], listener: Listener) -> None:
         self._watched, self._listener = watched, weakref.ref(listener)
         self._given = [weakref.ref(optimizer) for optimizer in optimizers]
-        self._roles: weakref.WeakKeyDictionary[Optimizer, tuple[_Role, int]] = weakref.WeakKeyDictionary()
-        self._since: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._roles: dict[int, tuple[weakref.ref[Optimizer], _Role, int]] = {}  # by id; with parameters held
+        self._since: dict[int, int] = {}  # steps since the last count, of those that wait
         self._held = {id(parameter) for parameter in _parameters(optimizers[-1])} if optimizers else set()
         self._open: list[int] = []  # optimizers, by id, whose step has begun and not ended
         self._inner: bool | None = None  # whether an optimizer inside the open one took its step
@@ -160,8 +160,9 @@ class OptimizerSteps:
                 torch.autograd.Variable._execution_engine.queue_callback(self._backward_ended)
             return
         if role is _Role.COUNTS:
-            self._longest_gap = max(self._longest_gap, *self._since.values(), 1)
-            self._since.clear()
+            if self._since:
+                self._longest_gap = max(self._longest_gap, *self._since.values())
+                self._since.clear()
             listener.after_steps(1)
         else:
             self._wait(optimizer, listener)
@@ -173,16 +174,13 @@ class OptimizerSteps:
 
     def _wait(self, optimizer: Optimizer, listener: Listener) -> None:
         """Another of the given ones has stepped; if that goes on without the last one, its steps count."""
-        self._since[optimizer] = self._since.get(optimizer, 0) + 1
-        patience = _PATIENCE * self._longest_gap or _FIRST_PATIENCE
-        if self._since[optimizer] < patience:
+        count = self._since[id(optimizer)] = self._since.get(id(optimizer), 0) + 1
+        if count < (_PATIENCE * self._longest_gap or _FIRST_PATIENCE):
             return
-        count = self._since[optimizer]
         self._since.clear()
-        self._longest_gap = 1
-        for other, (role, size) in list(self._roles.items()):
+        for other, (reference, role, size) in self._roles.items():
             if role is _Role.COUNTS:
-                self._roles[other] = _Role.WAITS, size
+                self._roles[other] = reference, _Role.WAITS, size
         self._count_too(optimizer)
         kind = type(optimizer).__name__
         listener.optimizer_changed(
@@ -192,10 +190,12 @@ class OptimizerSteps:
         listener.after_steps(count)
 
     def _role(self, optimizer: Optimizer) -> _Role:
+        known = self._roles.get(id(optimizer))
+        if known is not None and known[0]() is optimizer and known[1] is not _Role.FOREIGN:
+            return known[1]
         size = sum(len(group["params"]) for group in optimizer.param_groups)
-        known = self._roles.get(optimizer)
-        if known is not None and (known[0] is not _Role.FOREIGN or known[1] == size):
-            return known[0]
+        if known is not None and known[0]() is optimizer and known[2] == size:
+            return known[1]
         given = [reference() for reference in self._given]
         role = _Role.FOREIGN
         if any(optimizer is one for one in given):
@@ -205,7 +205,7 @@ class OptimizerSteps:
             own = {id(parameter) for parameter in _parameters(optimizer)}
             if own & ((self._watched() - waiting) | self._held):
                 role = _Role.COUNTS
-        self._roles[optimizer] = role, size
+        self._roles[id(optimizer)] = weakref.ref(optimizer), role, size
         if role is _Role.COUNTS and given and optimizer is not given[-1]:
             self._count_too(optimizer)
             kind = type(optimizer).__name__
@@ -219,7 +219,7 @@ class OptimizerSteps:
 
     def _count_too(self, optimizer: Optimizer) -> None:
         own = _parameters(optimizer)
-        self._roles[optimizer] = _Role.COUNTS, len(own)
+        self._roles[id(optimizer)] = weakref.ref(optimizer), _Role.COUNTS, len(own)
         self._held |= {id(parameter) for parameter in own}
         if (listener := self._listener()) is not None:
             self._handles.append(optimizer.register_step_post_hook(_Kept(listener)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from inrank_monitor.matrices import Adapter, Matrix
 
-_MOST_SAMPLED, _ENTRIES = 16, 4  # parameters, entries of each
+_MOST_SAMPLED, _ENTRIES = 8, 4  # parameters, entries of each
 
 
 class _Source(NamedTuple):
@@ -45,7 +45,8 @@ class WeightsLeft:
         owners = {matrix.parameter: matrix for matrix in matrices}
         self._sources = [source for matrix in owners.values() for source in _sources_of(matrix)]
         self._pairs = [(source.held, source.key) for source in self._sources]
-        self._sampled = self._sources[:: max(1, -(-len(self._sources) // _MOST_SAMPLED))]
+        self._stride = max(1, -(-len(self._sources) // _MOST_SAMPLED))
+        self._sampled = self._sources[:: self._stride]
         self._addresses: list[int] = []
         self._groups: list[tuple[list[int], list[Tensor]]] = []  # places among the sampled, and views of their entries
         self.mark()
@@ -56,8 +57,12 @@ class WeightsLeft:
 
     def mark(self) -> None:
         """The weights are now as the step left them."""
-        self._ids, self._versions = self._identities()
-        addresses = [value.data_ptr() if (value := source.value()) is not None else 0 for source in self._sampled]
+        there = [held.get(key) for held, key in self._pairs]
+        self._ids, self._versions = _identities(there)
+        # _local_tensor: what this process holds of a DTensor
+        addresses = [
+            getattr(value, "_local_tensor", value).data_ptr() for value in there[:: self._stride] if value is not None
+        ]
         if addresses != self._addresses or not self._groups:
             self._addresses = addresses
             self._look()
@@ -66,7 +71,7 @@ class WeightsLeft:
     @torch.no_grad()
     def changed(self) -> list[str]:
         """Names of the parameters that are not as they were at the last mark; it may wait for a device."""
-        now = zip(*self._identities(), strict=True)
+        now = zip(*_identities([held.get(key) for held, key in self._pairs]), strict=True)
         then = zip(self._ids, self._versions, strict=True)
         found = {source.name for source, here, before in zip(self._sources, now, then, strict=True) if here != before}
         samples = {
@@ -78,10 +83,6 @@ class WeightsLeft:
             if not _same(_entries(source.value()), samples.get(place)):
                 found.add(source.name)
         return [name for name in dict.fromkeys(source.name for source in self._sources) if name in found]
-
-    def _identities(self) -> tuple[list[int], list[int]]:
-        there = [held.get(key) for held, key in self._pairs]
-        return list(map(id, there)), [value._version if value is not None else -1 for value in there]
 
     def _look(self) -> None:
         """Views of some entries, for as long as their parameters live: what a loop replaces is freed at once."""
@@ -101,11 +102,15 @@ class WeightsLeft:
         found += groups.values()
 
 
+def _identities(values: Sequence[Tensor | None]) -> tuple[list[int], list[int]]:
+    return list(map(id, values)), [value._version if value is not None else -1 for value in values]
+
+
 def _entries(value: Tensor | None) -> Tensor | None:
     """A few entries, as a view; None where there are not so many, or they have no ordinary place."""
     if value is None or value.numel() < _ENTRIES or not value.is_contiguous() or value.device.type == "meta":
         return None
-    return value.detach().view(-1)[:: value.numel() // _ENTRIES][:_ENTRIES]
+    return value.detach().view(-1).narrow(0, (value.numel() - _ENTRIES) // 2, _ENTRIES)
 
 
 def _same(now: Tensor | None, then: Tensor | None) -> bool:
