@@ -143,7 +143,7 @@ class _File:
         entry = self._header[name]
         begin, end = entry["data_offsets"]
         if begin == end:  # a shard of which this process holds nothing
-            return torch.empty(entry["shape"], dtype=_TYPES[entry["dtype"]])
+            return torch.empty(entry["shape"], dtype=_TYPES[entry["dtype"]], device="cpu")
         data = scratch_bytes(end - begin)
         self._file.seek(self._start + begin)
         view = memoryview(data)
@@ -152,7 +152,9 @@ class _File:
             if not got:
                 raise OSError(errno.EIO, "W0 was cut short", str(self._file.name))
             view = view[got:]
-        return torch.frombuffer(data, dtype=torch.uint8).view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
+        return (
+            torch.frombuffer(data, dtype=torch.uint8).view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
+        )
 
     def __del__(self) -> None:
         self._file.close()

@@ -1,0 +1,42 @@
+"""A training that logs and of which no step is counted: a loop that calls nothing, or steps another optimizer."""
+
+from __future__ import annotations
+
+_CALLS = 200  # of log at the step where the run began: more than anybody accumulates gradients over
+
+
+class Standing:
+    """Whether the run is still at the step where it began.
+
+    Args:
+        start: that step.
+    """
+
+    def __init__(self, start: int) -> None:
+        self._start, self._calls = start, 0
+
+    def is_at(self, step: int) -> bool:
+        """Whether no step has been counted."""
+        return step == self._start
+
+    def logged(self, step: int) -> bool:
+        """Count a call of `log`; whether there have been too many for a run that stands."""
+        if step != self._start:
+            return False
+        self._calls += 1
+        return self._calls == _CALLS
+
+    def message(self, counts_itself: bool) -> str:
+        """What is wrong, and what to do.
+
+        Args:
+            counts_itself: the loop is to call `tracker.step()`, as no optimizer was given.
+        """
+        advice = (
+            "attach was given no optimizer: call tracker.step() after each step"
+            if counts_itself
+            else "the optimizer that attach was given never stepped: give it the one that the loop steps, "
+            "or None and call tracker.step()"
+        )
+        said = f"; log was called {self._calls} times" if self._calls else ""
+        return f"no step was counted and nothing measured{said}: {advice}"
