@@ -14,12 +14,13 @@ from inrank.gpt2.options import OptionError
 from inrank.reproduction import options as reproduce_options
 from inrank.reproduction.experiment import ExperimentError
 from inrank_monitor import __version__
-from inrank_monitor.command_line import Parser, add_command, examples_text, typed
+from inrank_monitor.command_line import Parser, add_command, examples_text, typed, use_any_terminal
 from inrank_monitor.demo.text import DemoError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 a training failed, 2 bad input, 130 interrupted."""
+    use_any_terminal()
     options = _build_parser().parse_args(arguments)
     try:
         return int(options.run(options))

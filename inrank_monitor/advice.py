@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from inrank_monitor.ranks import RankRule
-from inrank_monitor.runs import logged_rule, recompute
+from inrank_monitor.runs import local_path, logged_rule, recompute
 
 if TYPE_CHECKING:
     from inrank_monitor.runs import Run
@@ -148,7 +148,7 @@ def module_name(parameter: str) -> str:
 
 def write_rank_pattern(pattern: Mapping[str, int], path: str | Path) -> None:
     """Write a rank pattern as JSON."""
-    Path(path).write_text(pattern_json(pattern), encoding="utf-8")
+    local_path(path, "path").write_text(pattern_json(pattern), encoding="utf-8")
 
 
 def pattern_json(pattern: Mapping[str, int]) -> str:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from inrank_monitor import __version__
 from inrank_monitor.checkpoints import options as scan_options
-from inrank_monitor.command_line import Parser, add_command, examples_text, typed
+from inrank_monitor.command_line import Parser, add_command, examples_text, typed, use_any_terminal
 from inrank_monitor.demo import options as demo_options
 from inrank_monitor.plan import options as plan_options
+from inrank_monitor.runs import local_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    use_any_terminal()
     parser = _build_parser()
     options = parser.parse_args(arguments)
     try:
@@ -152,7 +153,7 @@ def _advise(options: argparse.Namespace) -> int:
     table = advise(run, rule if options.threshold is None else replace(rule, threshold=options.threshold))
     print(advice_text(table), end="")
     if options.csv:
-        Path(options.csv).write_text(advice_csv(table), encoding="utf-8")
+        local_path(options.csv, "--csv").write_text(advice_csv(table), encoding="utf-8")
         print(f"wrote {options.csv}")
     if options.rank_pattern:
         write_rank_pattern(rank_pattern(table), options.rank_pattern)
@@ -164,7 +165,7 @@ def _export(options: argparse.Namespace) -> int:
     from inrank_monitor.runs import export_run, open_run
 
     run = open_run(options.path)
-    directory = Path(options.out) if options.out else run.path / "export"
+    directory = local_path(options.out, "--out") if options.out else run.path / "export"
     for path in export_run(run, directory, options.format):
         print(f"wrote {path}")
     return 0
@@ -174,7 +175,7 @@ def _list(options: argparse.Namespace) -> int:
     from inrank_monitor.report import runs_table
     from inrank_monitor.runs import list_runs
 
-    if not Path(options.path).is_dir():
+    if not local_path(options.path, "DIR").is_dir():
         raise NotADirectoryError(f"{options.path} is not a directory")
     runs = list_runs(options.path)
     print(runs_table(runs) if runs else f"no runs in {options.path}; `{typed('inrank-monitor', 'demo')}` makes one")
@@ -184,7 +185,7 @@ def _list(options: argparse.Namespace) -> int:
 def _dashboard(options: argparse.Namespace) -> int:
     from inrank_monitor.launch import launch_dashboard
 
-    return launch_dashboard(Path(options.path), options.port, browser=not options.no_browser)
+    return launch_dashboard(local_path(options.path, "DIR"), options.port, browser=not options.no_browser)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -3,13 +3,66 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 import shlex
 import shutil
+import sys
 import sysconfig
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+_PLAIN = {
+    "σ": "s",
+    "ΔW": "dW",
+    "Δ": "d",
+    "α": "alpha",
+    "β": "beta",
+    "ε": "eps",
+    "κ": "kappa",
+    "‖": "|",
+    "·": "-",
+    "×": "x",
+}
+_PLAIN |= {"–": "-", "—": "-", "−": "-", "…": "...", "≥": ">=", "≤": "<=", "→": "->", "≈": "~", "’": "'", "ᵀ": "^T"}
+_HANDLER = "inrank_plain"
+
+
+def use_any_terminal() -> None:
+    """Let what is printed from here on reach a terminal of any encoding: what it cannot show becomes plain letters."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a notebook or a test has put there takes any text
+            stream.reconfigure(errors=_HANDLER)
+
+
+def plain_where_needed(text: str) -> str:
+    """The text as standard output can show it, for whoever prints it: the same, wherever it can show all of it."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.encode(encoding, _HANDLER).decode(encoding)
+    except LookupError:  # a stream of somebody's own, with an encoding of its own
+        return text
+    return text
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of codecs: letters of ASCII for those that an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_plain_letter, error.object[error.start : error.end])), error.end
+
+
+def _plain_letter(letter: str) -> str:
+    if letter in _PLAIN:
+        return _PLAIN[letter]
+    return unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode() or "?"
+
+
+codecs.register_error(_HANDLER, _plain)
 
 
 class Parser(argparse.ArgumentParser):

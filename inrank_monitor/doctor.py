@@ -61,9 +61,9 @@ def _report(claim: str, check: Callable[[], str | None]) -> bool:
 
 
 def _sample(device: torch.device) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    scale = torch.arange(1, 601).rsqrt()
-    return (torch.randn(300, 600, generator=generator) * scale).to(device)
+    generator = torch.Generator("cpu").manual_seed(0)
+    scale = torch.arange(1, 601, device="cpu").rsqrt()
+    return (torch.randn(300, 600, generator=generator, dtype=torch.float32, device="cpu") * scale).to(device)
 
 
 def _gram(device: torch.device) -> str | None:
@@ -81,7 +81,11 @@ def _leading(device: torch.device) -> str | None:
 
 
 def _null(device: torch.device) -> str | None:
-    drawn = spectrum.singular_values(torch.randn(200, 400, generator=torch.Generator().manual_seed(0)).to(device))
+    drawn = spectrum.singular_values(
+        torch.randn(200, 400, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float32, device="cpu").to(
+            device
+        )
+    )
     ratio = float(drawn[0]) / float(null_model.null_singular_values(200, 400)[0])
     return None if abs(ratio - 1) < 0.05 else f"largest value is {ratio:.2f} × the expected one"
 
@@ -90,7 +94,7 @@ def _run_directory() -> str | None:
     from inrank_monitor import open_run
 
     with tempfile.TemporaryDirectory() as directory:
-        model = nn.Linear(8, 8)
+        model = nn.Linear(8, 8, device="cpu")
         tracker = attach(model, None, Path(directory) / "run", every=1)
         with torch.no_grad():
             model.weight += 1.0

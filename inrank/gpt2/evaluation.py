@@ -19,7 +19,7 @@ def mean_loss(model: nn.Module, windows: Tensor, batch_size: int) -> float:
     mode, device = model.training, next(model.parameters()).device
     model.eval()
     try:
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device="cpu")
         for batch in torch.split(windows, batch_size):
             batch = batch.to(device)
             logits = model(input_ids=batch[:, :-1]).logits.float()

@@ -110,9 +110,9 @@ def first_model(settings: Settings, corpus: Corpus, device: torch.device) -> tup
 def _first_backward(model: nn.Module, settings: Settings, corpus: Corpus, device: torch.device) -> None:
     """The gradient on one effective batch, drawn by the seed, without dropout."""
     blocks = Blocks(corpus.train, settings.context)
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator("cpu").manual_seed(settings.seed)
     count = min(settings.effective_batch, len(blocks))
-    chosen = torch.randperm(len(blocks), generator=generator)[:count].tolist()
+    chosen = torch.randperm(len(blocks), generator=generator, device="cpu")[:count].tolist()
     model.eval()
     for first in range(0, count, settings.batch_size):
         batch = torch.stack([blocks[index]["input_ids"] for index in chosen[first : first + settings.batch_size]])

@@ -18,11 +18,15 @@ def draw_columns(layer: InRankLinear, rank: int, seed: str) -> tuple[Tensor | No
     """
     used = layer.used
     count = min(rank + layer.buffer_rank, layer.capacity) - used
-    generator = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
-    rows = _as_large_as(layer.V[:used], torch.randn(count, layer.cols, generator=generator))
+    generator = torch.Generator("cpu").manual_seed(zlib.crc32(seed.encode()))
+    rows = _as_large_as(
+        layer.V[:used], torch.randn(count, layer.cols, generator=generator, dtype=torch.float32, device="cpu")
+    )
     if layer.initial_weight is not None:
         return None, rows
-    return _as_large_as(layer.U[:, :used], torch.randn(layer.rows, count, generator=generator)), rows
+    return _as_large_as(
+        layer.U[:, :used], torch.randn(layer.rows, count, generator=generator, dtype=torch.float32, device="cpu")
+    ), rows
 
 
 def _as_large_as(present: Tensor, new: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ class _Options:
 
     def generator(self, place: int) -> torch.Generator:
         """Of the random rows of one layer, by its place among the converted."""
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + place)
+        return torch.Generator("cpu").manual_seed(self.seed * 1_000_003 + place)
 
 
 def _plan(name: str, module: nn.Module, initial_rank: int | Mapping[str, int], max_rank: int | None) -> Converted:
@@ -185,12 +185,12 @@ def _converted(module: nn.Module, plan: Converted, options: _Options, generator:
 
 def random_rows(count: int, cols: int, generator: torch.Generator) -> Tensor:
     """`count` rows for V, of norm about 1: independent N(0, 1/cols)."""
-    return torch.randn(count, cols, generator=generator) / math.sqrt(cols)
+    return torch.randn(count, cols, generator=generator, dtype=torch.float32, device="cpu") / math.sqrt(cols)
 
 
 def kaiming_columns(rows: int, count: int, fan_in: int, generator: torch.Generator) -> Tensor:
     """`count` columns for U at full scale: independent N(0, 1/fan_in)."""
-    return torch.randn(rows, count, generator=generator) / math.sqrt(fan_in)
+    return torch.randn(rows, count, generator=generator, dtype=torch.float32, device="cpu") / math.sqrt(fan_in)
 
 
 def _convolution(module: nn.Module) -> dict[str, Any]:

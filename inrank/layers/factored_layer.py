@@ -118,7 +118,7 @@ class FactoredLayer(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = torch.tensor(self._rank_entry(), dtype=torch.float64)
+        destination[f"{prefix}weight"] = torch.tensor(self._rank_entry(), dtype=torch.float64, device="cpu")
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         entry, missing, errors = state.get(f"{prefix}weight"), args[2], args[4]

@@ -56,7 +56,8 @@ def _built(model_class: Any, config: Any) -> Any:
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, str(named).removeprefix("torch.")))
     try:
-        return model_class(config)
+        with torch.device("cpu"):  # on whatever device the default is, its weights could not be loaded
+            return model_class(config)
     finally:
         torch.set_default_dtype(before)
 

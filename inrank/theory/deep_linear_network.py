@@ -98,7 +98,7 @@ class DeepLinearNetwork(nn.Module):
     def randomize(self, scale: float, generator: torch.Generator | None = None) -> None:
         """All units into use, entries N(0, scale² / fan-in): 1 keeps the size of a signal, a usual start."""
         for weight in self.weights:
-            noise = torch.randn(weight.shape, dtype=torch.float64, generator=generator)
+            noise = torch.randn(weight.shape, dtype=torch.float64, generator=generator, device="cpu")
             weight.copy_(noise * (scale / math.sqrt(weight.shape[1])))
         self.width = self.capacity
 

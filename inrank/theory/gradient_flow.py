@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from inrank.theory.linear_networks import in_float64
+
 _STAGES = (
     (1 / 5,),
     (3 / 40, 9 / 40),
@@ -57,7 +59,7 @@ def gradient_flow(
         ValueError: times or tau are out of their range.
         ArithmeticError: a weight is not finite, or the steps are too many.
     """
-    moments, scale = (torch.as_tensor(value, dtype=torch.float64) for value in (times, tau))
+    moments, scale = (in_float64(value) for value in (times, tau))
     if bool((moments < 0).any() | (moments.diff() < 0).any()):
         raise ValueError("times must ascend, from 0 on")
     if bool((scale <= 0).any()):

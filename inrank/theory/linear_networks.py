@@ -167,7 +167,7 @@ def random_target(
     Raises:
         ValueError: more strengths than outputs or inputs.
     """
-    values = torch.as_tensor(strengths, dtype=torch.float64).reshape(-1)
+    values = in_float64(strengths).reshape(-1)
     if len(values) > min(outputs, inputs):
         raise ValueError(f"strengths must be at most min({outputs}, {inputs}) numbers, got {len(values)}")
     left, right = (random_orthogonal(size, generator)[:, : len(values)] for size in (outputs, inputs))
@@ -176,7 +176,7 @@ def random_target(
 
 def random_orthogonal(size: int, generator: torch.Generator | None = None) -> Float[Tensor, "size size"]:
     """An orthogonal matrix, uniformly distributed."""
-    return nn.init.orthogonal_(torch.empty(size, size, dtype=torch.float64), generator=generator)
+    return nn.init.orthogonal_(torch.empty(size, size, dtype=torch.float64, device="cpu"), generator=generator)
 
 
 def orthogonal_start(
@@ -196,7 +196,7 @@ def orthogonal_start(
     Raises:
         ValueError: m1 and m2 are not equally many, or more than the target's modes.
     """
-    first, second = (torch.as_tensor(m, dtype=torch.float64).reshape(-1) for m in (m1, m2))
+    first, second = (in_float64(m).reshape(-1) for m in (m1, m2))
     hidden = len(first)
     if not 0 < hidden == len(second) <= target.strengths.shape[-1]:
         raise ValueError(
@@ -205,6 +205,12 @@ def orthogonal_start(
         )
     rotation = random_orthogonal(hidden, generator)
     return (rotation * first) @ target.right[:hidden], (target.left[:, :hidden] * second) @ rotation.mT
+
+
+def in_float64(value: Numbers) -> Tensor:
+    """As a float64 tensor: a tensor stays on its device, numbers come onto the CPU whatever the default device is."""
+    device = value.device if isinstance(value, Tensor) else "cpu"
+    return torch.as_tensor(value, dtype=torch.float64, device=device)
 
 
 def _decay(rate: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,7 +224,7 @@ def _numbers(**given: Numbers) -> list[Tensor]:
     """As float64 tensors, each checked against the range that goes with its name."""
     found = []
     for name, value in given.items():
-        number = torch.as_tensor(value, dtype=torch.float64)
+        number = in_float64(value)
         if not bool(torch.isfinite(number).all()):
             raise ValueError(f"{name} must be finite, got {value!r}")
         if name in _LEAST_ZERO and bool((number < 0).any()):

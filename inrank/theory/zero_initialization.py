@@ -30,8 +30,8 @@ def hadamard(order: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "n
     """
     if order < 0:
         raise ValueError(f"order must be at least 0, got {order}")
-    block = torch.tensor([[1, 1], [1, -1]], dtype=dtype)
-    matrix = torch.ones(1, 1, dtype=dtype)
+    block = torch.tensor([[1, 1], [1, -1]], dtype=dtype, device="cpu")
+    matrix = torch.ones(1, 1, dtype=dtype, device="cpu")
     for _ in range(order):
         matrix = torch.kron(block, matrix)
     return matrix
@@ -61,7 +61,7 @@ def zero_matrix(rows: int, cols: int, dtype: torch.dtype = torch.float32) -> Flo
     if rows < 1 or cols < 1:
         raise ValueError(f"rows and cols must be at least 1, got {rows}×{cols}")
     if rows <= cols:
-        return torch.eye(rows, cols, dtype=dtype)
+        return torch.eye(rows, cols, dtype=dtype, device="cpu")
     order = (rows - 1).bit_length()  # ⌈log₂ rows⌉ without rounding
     corner = hadamard(order, dtype)[:rows, :cols]
     scaled: Tensor = corner * 2.0 ** (-(order - 1) / 2)

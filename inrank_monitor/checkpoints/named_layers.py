@@ -62,7 +62,9 @@ def layers_by_name(tensors: Mapping[str, TensorInfo]) -> tuple[nn.Module, list[C
 def placeholder(info: TensorInfo, requires_grad: bool = True) -> nn.Parameter:
     """A parameter with a shape and a dtype that takes no memory."""
     dtype = info.dtype or torch.uint8
-    return nn.Parameter(torch.zeros(1, dtype=dtype).expand(info.shape), requires_grad and dtype.is_floating_point)
+    return nn.Parameter(
+        torch.zeros(1, dtype=dtype, device="cpu").expand(info.shape), requires_grad and dtype.is_floating_point
+    )
 
 
 def _reason_to_leave_out(name: str, info: TensorInfo) -> str | None:

@@ -27,7 +27,7 @@ from inrank_monitor.checkpoints.watching import watch_checkpoint
 from inrank_monitor.distributed import Share
 from inrank_monitor.matrices import InitialWeights, Parts, no_weights
 from inrank_monitor.ranks import Definition
-from inrank_monitor.runs import RunOptions
+from inrank_monitor.runs import RunOptions, local_path
 from inrank_monitor.spectra import SpectrumMethod, SpectrumPool
 from inrank_monitor.tracking import Measuring, Recorder, ScalarRow, Snapshot, StartedRun, merged, take_snapshot
 
@@ -118,14 +118,15 @@ def scan(
         initial_weights="checkpoint",
         tensorboard=tensorboard,
     )
+    path = local_path(directory)
     saved, origin = find_checkpoints(checkpoints, steps)
-    source = _watch(saved, key, model, None if config is None else Path(config), options)
-    started, todo = start_scan(Path(directory), source, options, resume)
+    source = _watch(saved, key, model, None if config is None else local_path(config, "config"), options)
+    started, todo = start_scan(path, source, options, resume)
     notes = [f"W0 is {saved[0].path.name}, at step {saved[0].step}"] if source.watched.begins_at_first else []
     job = _Scan(started, source, SpectrumPool(workers))
     hint = source.watched.buffer_rank_hint(buffer_rank)
     job.run(todo, [*notes, source.watched.note, origin, *([hint] if hint else [])], progress)
-    return open_run(directory)
+    return open_run(started.directory)
 
 
 def _watch(

@@ -56,7 +56,7 @@ def start_scan(directory: Path, source: Source, options: RunOptions, resume: boo
         todo = [one for one in measured if one.step not in done]
         if todo and done and todo[0].step < max(done):
             raise ValueError(f"{todo[0].path} is at step {todo[0].step}, but {directory} is at {max(done)} already")
-        started.save()
+        started.begin()
     except BaseException:
         lock.release()
         raise

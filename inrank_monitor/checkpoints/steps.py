@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from inrank_monitor.checkpoints.opening import is_weights_name, weights_file
+from inrank_monitor.runs import local_path
 
 # Asked in this order: `step-1000-checkpoint-3` is step 1000. A k or an M after the number is a thousand or a million.
 _STEP_NAMES = [
@@ -40,7 +41,7 @@ def find_checkpoints(paths: Sequence[str | Path], steps: Sequence[int] | None = 
         FileNotFoundError: one of them does not exist.
         ValueError: the steps are not known, not increasing, or not as many as the checkpoints.
     """
-    found = [path for given in paths for path in _expand(Path(given))]
+    found = [path for given in paths for path in _expand(local_path(given, "checkpoints"))]
     if steps is not None:
         return _with_steps(found, list(steps)), "steps as given"
     named = [step_in(path) for path in found]

@@ -73,8 +73,8 @@ class Tokens:
         """`size` windows at random places, and the same windows one token on (what a model is to predict)."""
         import torch  # here, so that the command's options need none
 
-        starts = torch.randint(len(self.train) - context, (size, 1), generator=generator)
-        windows = self.train[starts + torch.arange(context + 1)]
+        starts = torch.randint(len(self.train) - context, (size, 1), generator=generator, device="cpu")
+        windows = self.train[starts + torch.arange(context + 1, device="cpu")]
         return windows[:, :-1], windows[:, 1:]
 
     def validation_windows(self, context: int) -> tuple[Tensor, Tensor]:
@@ -140,7 +140,7 @@ def tokenize(text: Text, vocabulary: int, context: int, saved: str | None = None
     tokenizer = Tokenizer.from_str(saved) if saved else train_tokenizer([parts[0]], vocabulary)
     import torch
 
-    train, validation = (torch.tensor(tokenizer.encode(part).ids, dtype=torch.int64) for part in parts)
+    train, validation = (torch.tensor(tokenizer.encode(part).ids, dtype=torch.int64, device="cpu") for part in parts)
     if min(len(train), len(validation)) <= context:
         raise DemoError(
             f"the text must give more than --context {context} tokens to train on and as many to hold out, "

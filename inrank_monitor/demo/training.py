@@ -37,7 +37,7 @@ class Training:
         self.model = GPT2LMHeadModel(config).to(self.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.learning_rate)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda i: _lr_factor(i, options.steps))
-        self.data_order = torch.Generator().manual_seed(options.seed)
+        self.data_order = torch.Generator("cpu").manual_seed(options.seed)
         self.step = 0
 
     def save(self, options: DemoOptions) -> None:

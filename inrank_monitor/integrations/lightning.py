@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch.optim import Optimizer
 
+from inrank_monitor.runs import local_path
 from inrank_monitor.tracking import SpectrumTracker, attach
 
 
@@ -66,7 +67,8 @@ class LightningCallback(Callback):
         inspect.signature(attach).bind(None, None, directory, **options)
         if isinstance(counts, bool) or not isinstance(counts, int):
             raise TypeError(f"counts must be the place of an optimizer, got {counts!r}")
-        self.directory, self._counts, self._options = Path(directory), counts, options
+        self.directory, self._counts, self._options = local_path(directory), counts, options
+        self._given = str(Path(directory))
         self.tracker: SpectrumTracker | None = None
         self._watching = False
         self._step: int | None = None  # where the checkpoint, or the last fit, was
@@ -76,7 +78,7 @@ class LightningCallback(Callback):
     @property
     def state_key(self) -> str:
         """Tells the callbacks of two runs in one Trainer apart."""
-        return f"{type(self).__qualname__}{{'directory': {str(self.directory)!r}}}"
+        return f"{type(self).__qualname__}{{'directory': {self._given!r}}}"
 
     def state_dict(self) -> dict[str, Any]:
         """The tracker's step, for the checkpoint."""
@@ -179,7 +181,7 @@ class LightningCallback(Callback):
         metrics = self._notice(trainer, phase)
         if self._watching and self.tracker is not None:
             self.tracker.log(
-                **{
+                {
                     name: value
                     for name, value in metrics.items()
                     # Lightning has `loss` and `loss_step` where both steps and epochs are logged

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from inrank_monitor.runs import local_path
 from inrank_monitor.tracking import SpectrumTracker, attach
 
 _NOT_LOGGED = ("epoch", "total_flos")
@@ -54,7 +55,7 @@ class TrackerCallback(TrainerCallback):
 
     def __init__(self, directory: str | Path, **options: Any) -> None:
         inspect.signature(attach).bind(None, None, directory, **options)  # a misspelt option is found here
-        self.directory, self._options = Path(directory), options
+        self.directory, self._options = local_path(directory), options
         self.tracker: SpectrumTracker | None = None
         self._training = False
 
@@ -107,8 +108,8 @@ class TrackerCallback(TrainerCallback):
             return
         logs = logs or {}
         left_out = (*_NOT_LOGGED, *_SUMMARY) if "total_flos" in logs else _NOT_LOGGED
-        numbers = {name: value for name, value in logs.items() if isinstance(value, int | float)}
-        self.tracker.log(**{name: value for name, value in numbers.items() if name not in left_out})
+        numbers = {name: value for name, value in logs.items() if hasattr(value, "__float__")}
+        self.tracker.log({name: value for name, value in numbers.items() if name not in left_out})
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

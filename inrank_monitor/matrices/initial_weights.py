@@ -153,7 +153,7 @@ class _File:
         entry = self._header[name]
         begin, end = entry["data_offsets"]
         if begin == end:  # a shard of which this process holds nothing
-            return torch.empty(entry["shape"], dtype=_TYPES[entry["dtype"]])
+            return torch.empty(entry["shape"], dtype=_TYPES[entry["dtype"]], device="cpu")
         data = scratch_bytes(end - begin)
         self._file.seek(self._start + begin)
         view = memoryview(data)

@@ -148,7 +148,7 @@ def _disk(
 ) -> tuple[float, float, float, float]:
     """Seconds a byte: to fetch W0 from the cache, from the disk, to write it, and to write it until it is there."""
     side = int(min(max(matrix.entries for matrix in matrices), _ENTRIES) ** 0.5)
-    weights = nn.Sequential(*(nn.Linear(side, side, bias=False) for _ in range(2))).to(device)
+    weights = nn.Sequential(*(nn.Linear(side, side, bias=False, device=device) for _ in range(2)))
     found, _ = find_matrices(weights)
     size = 2 * side**2 * 4
     with tempfile.TemporaryDirectory(dir=directory, prefix=".inrank-plan-") as folder:

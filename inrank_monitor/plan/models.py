@@ -21,7 +21,7 @@ from inrank_monitor.checkpoints.named_layers import layers_by_name
 from inrank_monitor.checkpoints.opening import read_json
 from inrank_monitor.matrices import Matrix, find_matrices
 from inrank_monitor.plan.quantities import PlannedMatrix
-from inrank_monitor.runs import write_json
+from inrank_monitor.runs import local_path, write_json
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # as we name them, as safetensors does
 
@@ -114,7 +114,7 @@ def planned_model(source: str, dtype: str | None = None, **selection: Any) -> Pl
     """
     import transformers  # noqa: F401 - its absence is to be said before anything is asked of it
 
-    path = Path(source)
+    path = local_path(source, "model")
     if path.is_dir():
         path /= CONFIG
     if path.is_file():

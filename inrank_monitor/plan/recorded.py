@@ -29,7 +29,7 @@ def recorded(matrices: Sequence[Matrix], leading: int | None = None, tensorboard
     if tensorboard:
         import_protocol()  # once a process, and no part of the cost
     lengths = [min(matrix.rows, matrix.cols, leading or matrix.rows) for matrix in matrices]
-    spectra = [Spectrum(torch.arange(1, length + 1).double().rsqrt(), 0.0, 10.0) for length in lengths]
+    spectra = [Spectrum(torch.arange(1, length + 1, device="cpu").double().rsqrt(), 0.0, 10.0) for length in lengths]
     places = list(range(len(matrices)))
     snapshot = Snapshot(1, time.time(), places, spectra, [(None, None)] * len(matrices))
     names, ones = [matrix.name for matrix in matrices], [1] * len(matrices)

@@ -10,6 +10,7 @@ from inrank_monitor.report.document import FigureStore, html_document, write_tex
 from inrank_monitor.report.figure_sections import close_ups, overview
 from inrank_monitor.report.source import RunTables
 from inrank_monitor.report.table_sections import events_section, matrices_section, skipped_section
+from inrank_monitor.runs import local_path
 
 _FOOTER = (
     "<p>ΔW = W − W0 is what training has changed of a weight matrix since the tracker was attached; its "
@@ -35,7 +36,7 @@ def write_html(run: RunTables, path: str | Path) -> Path:
     Raises:
         OSError: the file cannot be written; an older one is left as it was.
     """
-    target = Path(path)
+    target = local_path(path, "path")
     write_text(target, render(run))
     return target
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from inrank_monitor.runs.claim import Claim, OtherWriterError, SegmentTakenError
 from inrank_monitor.runs.log import (
     FLOAT_METRICS,
     INTEGER_METRICS,
@@ -26,6 +27,7 @@ from inrank_monitor.runs.log import (
     write_json,
 )
 from inrank_monitor.runs.options import RunOptions, check_leading
+from inrank_monitor.runs.paths import local_path
 from inrank_monitor.runs.run_file import read_info
 
 if TYPE_CHECKING:
@@ -58,19 +60,23 @@ __all__ = [
     "TENSORBOARD_DIR",
     "WEIGHTS_FILE",
     "AppendFile",
+    "Claim",
     "Lock",
+    "OtherWriterError",
     "Run",
     "RunFolder",
     "RunLog",
     "RunOptions",
     "RunState",
     "RunSummary",
+    "SegmentTakenError",
     "SharedRun",
     "check_leading",
     "existing_segments",
     "export_run",
     "is_locked",
     "list_runs",
+    "local_path",
     "logged_rule",
     "make_batch",
     "open_run",

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from inrank_monitor.runs.paths import local_path
+
 if TYPE_CHECKING:
     from inrank_monitor.runs.run import Run
 
@@ -24,6 +26,7 @@ def export_run(run: Run, directory: Path, file_format: Literal["csv", "parquet"]
     Raises:
         OSError: the directory cannot be written.
     """
+    directory = local_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tables = {
         "matrices": run.matrices.reset_index(),

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from inrank_monitor.runs.log import LOCK_FILE, RUN_FILE, SCHEMAS
+from inrank_monitor.runs.paths import local_path
 from inrank_monitor.runs.run import is_run, open_run
 from inrank_monitor.runs.summary import RunSummary
 
@@ -25,7 +26,7 @@ class RunFolder:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.path = Path(directory).expanduser().resolve()
+        self.path = local_path(directory).resolve()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunFolder) and other.path == self.path
@@ -122,7 +123,8 @@ def _holds_run(path: Path) -> bool:
 def list_runs(directory: str | Path) -> list[RunSummary]:
     """The runs directly below a directory, newest first; one that cannot be opened is left out."""
     summaries = []
-    for path in sorted(Path(directory).iterdir()) if Path(directory).is_dir() else []:
+    folder = local_path(directory)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if is_run(path):
             try:
                 summaries.append(open_run(path).summary())

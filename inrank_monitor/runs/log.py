@@ -20,6 +20,8 @@ from typing import IO, Any, Self
 
 import pyarrow as pa
 
+from inrank_monitor.runs.claim import Claim, SegmentTakenError
+
 try:
     import fcntl
 except ImportError:  # Windows has no advisory locks: a reader goes by the age of the files there
@@ -100,10 +102,20 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace a JSON file in one step: a reader sees the old one or the new one."""
     temporary = path.with_name(f"{path.name}.tmp")
     try:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        # names of files may hold what is no text, which JSON can escape and UTF-8 cannot write
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        temporary.write_text(text if _is_text(text) else json.dumps(content, indent=1), encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Lock:
@@ -149,24 +161,35 @@ def is_locked(directory: Path) -> bool | None:
 class AppendFile:
     """A file that grows by whole pieces: what a failed write leaves of one is cut off again."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=0)
+    def __init__(self, path: Path, exclusive: bool = False) -> None:
+        self._file = path.open("x+b" if exclusive else "w+b", buffering=0)
         self._end = 0
 
     @classmethod
-    def begin(cls, path: Path, start: bytes | pa.Buffer) -> Self:
+    def begin(cls, path: Path, start: bytes | pa.Buffer, exclusive: bool = False) -> Self:
         """A new file that holds `start`.
 
+        Args:
+            path: of the file.
+            start: its first bytes.
+            exclusive: leave a file alone that is there already.
+
         Raises:
-            OSError: the disk refused it.
+            FileExistsError: `exclusive`, and there is one.
+            OSError: the disk refused it; the file is not there then.
         """
-        file = cls(path)
+        file = cls(path, exclusive)
         try:
             file.append(start)
         except OSError:
             file.close()
+            path.unlink(missing_ok=True)
             raise
         return file
+
+    def content(self) -> bytes:
+        """All that was appended, even if the path leads elsewhere by now."""
+        return os.pread(self._file.fileno(), self._end, 0)
 
     def append(self, data: bytes | pa.Buffer) -> None:
         """Write all of `data` or nothing.
@@ -196,11 +219,12 @@ class RunLog:
         directory: of the run; exists, and its lock is held.
         segment: number of the streams to write.
         max_pending: bytes of unwritten batches that are kept while the disk refuses them.
+        claim: looked at before each batch.
     """
 
-    def __init__(self, directory: Path, segment: int, max_pending: int = 256 << 20) -> None:
+    def __init__(self, directory: Path, segment: int, max_pending: int = 256 << 20, claim: Claim | None = None) -> None:
         self.directory = directory
-        self._segment = segment
+        self._segment, self._claim = segment, claim
         self._streams: dict[str, AppendFile] = {}
         self._pending: list[tuple[str, pa.RecordBatch, Callable[[], None]]] = []
         self._max_pending = max_pending
@@ -214,6 +238,7 @@ class RunLog:
         Raises:
             OSError: the disk refused a batch. It stays in line, and so do the later ones; once more than
                 `max_pending` bytes wait, the oldest are dropped and counted in `dropped`.
+            OtherWriterError, SegmentTakenError: the directory is another's; nothing is lost, see `go_on_in`.
         """
         self._pending.append((table, make_batch(table, columns), written))
         while len(self._pending) > 1 and sum(batch.nbytes for _, batch, _ in self._pending) > self._max_pending:
@@ -226,7 +251,10 @@ class RunLog:
 
         Raises:
             OSError: the disk refuses it still.
+            OtherWriterError, SegmentTakenError: as `append`.
         """
+        if self._claim is not None:
+            self._claim.check()
         while self._pending:
             table, batch, written = self._pending[0]
             self._stream(table).append(batch.serialize())
@@ -237,8 +265,23 @@ class RunLog:
         """The table's file, begun with its schema: the first message of an Arrow stream."""
         if table not in self._streams:
             path = segment_path(self.directory, table, self._segment)
-            self._streams[table] = AppendFile.begin(path, SCHEMAS[table].serialize())
+            try:
+                self._streams[table] = AppendFile.begin(path, SCHEMAS[table].serialize(), exclusive=True)
+            except FileExistsError as error:
+                raise SegmentTakenError(f"{path} is there already") from error
         return self._streams[table]
+
+    def go_on_in(self, directory: Path, segment: int, claim: Claim | None) -> None:
+        """Write other streams from now on, which begin with all that was written so far.
+
+        Raises:
+            OSError: one of them cannot be written; what it held, and all later ones, stay where they were.
+        """
+        self.directory, self._segment, self._claim = directory, segment, claim
+        for table, stream in self._streams.items():
+            path = segment_path(directory, table, segment)
+            self._streams[table] = AppendFile.begin(path, stream.content(), exclusive=True)
+            stream.close()
 
     @property
     def waiting(self) -> int:

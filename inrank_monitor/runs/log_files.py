@@ -42,9 +42,10 @@ class LogFiles:
             FileNotFoundError, ValueError: as `open_run`.
         """
         changed = self._read_info()
+        listed = {entry["segment"] for entry in self.info["segments"]}  # another is of somebody who was here before
         for table in SCHEMAS:
             for number, path in existing_segments(self.path, table).items():
-                if path not in self._segments:
+                if number in listed and path not in self._segments:
                     self._segments[path] = Segment(path, table, number)
         for segment in self._segments.values():
             changed |= segment.read()
@@ -57,6 +58,8 @@ class LogFiles:
         info = run_file.parse(text, self.path / RUN_FILE)
         if info["id"] != self.info.get("id"):  # another run has taken the place of this one
             self._segments.clear()
+        listed = {entry["segment"] for entry in info["segments"]}
+        self._segments = {path: segment for path, segment in self._segments.items() if segment.number in listed}
         self.info, self._info_text = info, text
         return True
 

@@ -18,6 +18,7 @@ from inrank_monitor.ranks import Definition, RankRule, buffer_rank_text
 from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS
 from inrank_monitor.runs.log_files import LogFiles, Status
 from inrank_monitor.runs.options import RunOptions
+from inrank_monitor.runs.paths import local_path
 from inrank_monitor.runs.summary import RunSummary, summarise
 
 
@@ -28,7 +29,7 @@ def open_run(path: str | Path) -> Run:
         FileNotFoundError: the directory holds no run.
         ValueError: its run.json cannot be read, or was written by a newer version.
     """
-    return Run(Path(path))
+    return Run(local_path(path, "path"))
 
 
 def is_run(path: Path) -> bool:

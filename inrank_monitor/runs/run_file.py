@@ -24,7 +24,7 @@ _CONTENT: dict[str, Any] = {
             "rows": int,
             "cols": int,
             "null_rank": int,
-            "initial_norm": _NUMBER,
+            "initial_norm": (*_NUMBER, type(None)),
         }
     ],
     "coverage": [{"parameter": str, "shape": [int], "watched": bool, "note": str}],
@@ -64,7 +64,7 @@ def parse(text: str, path: Path) -> dict[str, Any]:
         ValueError: damaged, incomplete, or written by a newer version.
     """
     try:
-        info = json.loads(text)
+        info = json.loads(text, parse_constant=lambda _: None)  # NaN, as earlier versions wrote it, is no number
         _check(info, {"schema_version": int}, "")
         if info["schema_version"] > SCHEMA_VERSION:
             version = info["schema_version"]

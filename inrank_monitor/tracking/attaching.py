@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from inrank_monitor.distributed import gathering_modules, share_out, training_processes
 from inrank_monitor.matrices import Keep, Matrix, Parts, unwrap
 from inrank_monitor.ranks import Definition
-from inrank_monitor.runs import RunOptions
+from inrank_monitor.runs import RunOptions, local_path
 from inrank_monitor.sinks import Sink, check_sinks, connect_sinks
 from inrank_monitor.tracking.joining import as_in_run
 from inrank_monitor.tracking.optimizer_steps import own_steps, unwrap_optimizer
@@ -59,7 +59,7 @@ def attach(
         optimizer: its steps are counted by a hook, and those of another that trains the same parameters. Several may
             be given, in the order in which the loop steps them: the last one counts. None: call `tracker.step()` after
             each step.
-        directory: of the run; made if need be.
+        directory: of the run; made if need be. Absolute from then on; an address such as `s3://...` is refused.
         every: measure at each multiple of this many steps, whatever it costs.
         schedule: measure where this function of the step is true (or a `Schedule`). Default: `Automatic`.
         max_overhead: the automatic schedule's share of wall time.
@@ -96,8 +96,7 @@ def attach(
         Zhao et al. 2023, arXiv:2306.11250, definition 1 and eq. 7.
     """
     began = now()
-    if not isinstance(directory, str | Path):
-        raise TypeError(f"directory must be a path, got {directory!r}")
+    path = local_path(directory)
     if not isinstance(resume, int) or resume < 0:
         raise ValueError(f"resume must be True, False or a step of at least 0, got {resume!r}")
     if not isinstance(model, nn.Module):
@@ -129,10 +128,10 @@ def attach(
     late: list[Matrix] = []
     try:
         if resume is not False and processes.count == 1:
-            watched, late = as_in_run(Path(directory), watched, options)
+            watched, late = as_in_run(path, watched, options)
         processes.on_main(lambda: connect_sinks(sinks, [matrix.name for matrix in watched.matrices]))
         share = share_out(model, watched.matrices, processes)
-        start = RunStart(Path(directory), watched, options, share)
+        start = RunStart(path, watched, options, share)
         started, measuring = start_run(start, Resumption(resume, own_steps(optimizers[-1]) if optimizers else None))
     except BaseException:
         processes.close()

@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from inrank_monitor.tracking.untraced import untraced
+
 # Wrappers whose step does no more to the weights than that of the optimizer inside.
 _TRANSPARENT = {"AcceleratedOptimizer", "LightningOptimizer", "_FabricOptimizer"}
 _OF = ("accelerate.", "lightning.", "pytorch_lightning.", "lightning_fabric.")
@@ -119,8 +121,8 @@ class OptimizerSteps:
         self._longest_gap = 0
         self.counts = bool(optimizers)
         self._handles = [
-            register_optimizer_step_pre_hook(_Weakly(self._before)),
-            register_optimizer_step_post_hook(_Weakly(self._after)),
+            register_optimizer_step_pre_hook(_weakly(self._before)),
+            register_optimizer_step_post_hook(_weakly(self._after)),
             *(optimizer.register_step_post_hook(_Kept(listener)) for optimizer in optimizers[-1:]),
         ]
         self.remove = weakref.finalize(self, _remove, self._handles)  # call it to listen no more
@@ -235,15 +237,16 @@ class OptimizerSteps:
         return listener
 
 
-class _Weakly:
+def _weakly(method: Callable[[Optimizer, Any, Any], None]) -> Callable[[Optimizer, Any, Any], None]:
     """A hook that torch may keep for ever, of an object that it may not."""
+    reference = weakref.WeakMethod(method)
 
-    def __init__(self, method: Callable[[Optimizer, Any, Any], None]) -> None:
-        self._method = weakref.WeakMethod(method)
+    @untraced
+    def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if (present := reference()) is not None:
+            present(optimizer, args, kwargs)
 
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if (method := self._method()) is not None:
-            method(optimizer, args, kwargs)
+    return hook
 
 
 class _Kept:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from inrank_monitor.runs import TENSORBOARD_DIR, RunLog
+from inrank_monitor.runs import TENSORBOARD_DIR, OtherWriterError, RunLog, SegmentTakenError
 from inrank_monitor.sinks import EventFile, Measurements, Sink, SinkThreads, import_protocol
 from inrank_monitor.tracking.columns import metric_columns
 from inrank_monitor.tracking.once import Once
@@ -42,7 +42,7 @@ class Recorder:
         self.process = os.getpid()
         self._started, self._matrices = started, started.watched.matrices
         self._norms, self._null_ranks = started.norms, started.null_ranks
-        self._log = RunLog(started.directory, started.segment)
+        self._log = RunLog(started.directory, started.segment, claim=started.claim)
         self._event_file: EventFile | None = None
         self._tensorboard = started.options.tensorboard
         self.finished_steps: list[int] = []
@@ -83,6 +83,8 @@ class Recorder:
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until everything handed over so far has been dealt with; whether that was in time."""
+        if os.getpid() != self.process:  # a forked child has no such thread
+            return False
         done = threading.Event()
         self._jobs.put(done.set)
         return done.wait(timeout)
@@ -120,12 +122,32 @@ class Recorder:
     def _do(self, job: Callable[[], None]) -> None:
         before = time.thread_time()
         try:
-            job()
-            self._write_notes()
+            try:
+                job()
+                self._write_notes()
+            except (OtherWriterError, SegmentTakenError) as error:
+                self._go_elsewhere(error)
         except Exception as error:  # whatever it is, training goes on: it is reported, never hidden
             self._failed(error)
         finally:
             self._seconds += time.thread_time() - before
+
+    def _go_elsewhere(self, error: OtherWriterError | SegmentTakenError) -> None:
+        """Another process writes the directory: nothing more is written there, and nothing is lost."""
+        started = self._started
+        if isinstance(error, SegmentTakenError):
+            started.take_next_segment()
+        else:
+            logger.error("%s", error)
+            started.go_elsewhere()
+            self._notes.append(("other_writer", None, f"{error}; this run goes on in {started.directory}"))
+            logger.error("this run goes on in %s", started.directory)
+            if self._event_file is not None:
+                self._event_file.close()
+                self._event_file = None
+        self._log.go_on_in(started.directory, started.segment, started.claim)
+        self._log.flush()
+        self._write_notes()
 
     def _failed(self, error: Exception) -> None:
         self.failure = self.failure or error
@@ -181,16 +203,35 @@ class Recorder:
             self._event_file.names = [matrix.name for matrix in self._matrices]
 
     def _scalars(self, rows: Sequence[ScalarRow]) -> None:
-        values = [(step, when, name, float(value)) for step, when, name, value in rows]
+        values = []
+        for step, when, name, value in rows:
+            try:
+                values.append((step, when, storable(name), float(value)))
+            except Exception as error:  # a value that its device cannot give costs itself alone
+                self._lost(step, name, error)
+        if not values:
+            return
         names = ("step", "time", "name", "value")
         try:
             self._log.append("scalars", dict(zip(names, map(list, zip(*values, strict=True)), strict=True)))
         finally:
             self._to_tensorboard(lambda file: file.add_scalars(values))
 
+    def _lost(self, step: int, name: str, error: Exception) -> None:
+        """Say which scalar could not be read: each name once."""
+        self.failure = self.failure or error
+        if self._reported.is_new("value", name):
+            message = f"log({name}=...) could not be read at step {step}: {type(error).__name__}: {error}"
+            self._notes.append(("error", None, message))
+            logger.error("%s; training goes on", message)
+
     def _events(self, step: int, when: float, rows: Sequence[tuple[str, str | None, str]]) -> None:
         if rows:
-            kinds, matrices, messages = zip(*rows, strict=True)
+            kept = [
+                (storable(kind), None if matrix is None else storable(matrix), storable(message))
+                for kind, matrix, message in rows
+            ]
+            kinds, matrices, messages = zip(*kept, strict=True)
             columns: dict[str, Any] = {"kind": kinds, "matrix": matrices, "message": messages}
             self._log.append("events", {"step": [step] * len(rows), "time": [when] * len(rows), **columns})
 
@@ -210,12 +251,15 @@ class Recorder:
             raise
 
     def _last(self) -> None:
-        try:
-            self._log.flush()
-        finally:
-            self._log.close()
-            if self._event_file is not None:
-                self._event_file.close()
+        self._do(self._log.flush)
+        self._log.close()
+        if self._event_file is not None:
+            self._event_file.close()
+
+
+def storable(text: object) -> str:
+    """The text as UTF-8 can hold it: names of files, and so messages, may have bytes in them that are none."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class NoRecorder:

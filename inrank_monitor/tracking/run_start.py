@@ -85,7 +85,7 @@ def start_run(start: RunStart, resumption: Resumption) -> tuple[StartedRun, Meas
     lock = held[0] if held else None
     try:
         started, initial = _resume(start, resumption, lock) if exists else _begin(start, resumption, lock)
-        start.processes.on_main(started.save)
+        start.processes.on_main(started.begin)
     except BaseException:
         if lock is not None:
             lock.release()

@@ -1,13 +1,17 @@
-"""What the user logs beside the spectra, gathered until it is worth a batch."""
+"""What the user logs beside the spectra: read, named, and gathered until it is worth a batch."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
+from typing import Any, SupportsFloat
 
 from torch import Tensor
 
+from inrank_monitor.matrices import is_sharded, local
 from inrank_monitor.tracking.recorder import NoRecorder, Recorder, ScalarRow
 
+Loggable = SupportsFloat | Tensor | Mapping[str, Any]
 _FLUSH_SECONDS, _FLUSH_ROWS = 5.0, 2048
 
 
@@ -24,18 +28,19 @@ class Scalars:
         """Whether so much waits, or for so long, that it should be handed on."""
         return len(self._rows) >= _FLUSH_ROWS or time.perf_counter() - self._flushed > _FLUSH_SECONDS
 
-    def add(self, step: int, name: str, value: float | Tensor) -> None:
+    def add(self, step: int, name: str, value: Any) -> None:
         """Keep one value; a tensor's is fetched later, in the recorder's thread.
 
         Raises:
-            ValueError: it is not one real number.
+            ValueError: it is not one real number, or has no name.
         """
-        if isinstance(value, Tensor):
-            if value.numel() != 1 or value.is_complex():
-                raise ValueError(f"log({name}=...) takes one number, got {value.dtype} {tuple(value.shape)}")
-            kept: float | Tensor = value.detach().clone()
-        else:
-            kept = float(value)
+        if not name:
+            raise ValueError(f"log() wants a name for the value {value!r}, got an empty one")
+        try:
+            kept = _read(value)
+        except Exception as error:  # whatever an object does that is asked for its number
+            said = f": {error}" if isinstance(error, _NotOneNumberError) else f": {type(error).__name__}: {error}"
+            raise ValueError(f"log({name}=...) takes one number, got {_described(value)}{said}") from error
         self._rows.append((step, time.time(), name, kept))
 
     def flush(self) -> None:
@@ -44,3 +49,56 @@ class Scalars:
             self._recorder.scalars(self._rows)
             self._rows = []
         self._flushed = time.perf_counter()
+
+
+def named_values(values: Any, more: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(name, value) of what `log` was given; a mapping in a mapping has its names behind a slash, `eval/loss`.
+
+    Raises:
+        TypeError: `values` is no mapping.
+    """
+    if values is not None and not isinstance(values, Mapping):
+        raise TypeError(f"log() takes a mapping of names to numbers, or keywords, got {type(values).__name__}")
+    for mapping in (values or {}, more):
+        yield from _flat(mapping, "")
+
+
+def _flat(mapping: Mapping[Any, Any], before: str) -> Iterator[tuple[str, Any]]:
+    for name, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}/")
+        else:
+            yield f"{before}{name}", value
+
+
+class _NotOneNumberError(ValueError):
+    pass
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype} {tuple(value.shape)} on {value.device}"
+    return f"{value!r:.80}" if isinstance(value, str | int | float | None) else f"an object of {type(value).__name__}"
+
+
+def _read(value: Any) -> float | Tensor:
+    """A number, or a tensor of one that nobody has waited for."""
+    if isinstance(value, Tensor):
+        return _detached(value)
+    if value is None or isinstance(value, str | bytes | bytearray):
+        raise _NotOneNumberError("it is no number")
+    if getattr(value, "size", None) == 1 and hasattr(value, "item"):  # an array of NumPy and its kin
+        value = value.item()
+    return float(value)
+
+
+def _detached(value: Tensor) -> Tensor:
+    if value.numel() != 1 or value.is_complex():
+        raise _NotOneNumberError("it is not one real number")
+    if value.device.type == "meta":
+        raise _NotOneNumberError("it holds no number")
+    if is_sharded(value):  # only where every process holds the number can this one alone say it
+        if not all(placement.is_replicate() for placement in value.placements):  # type: ignore[attr-defined]
+            raise _NotOneNumberError("each process holds a part: give value.full_tensor(), taken on every process")
+        value = local(value)
+    return value.detach().clone()

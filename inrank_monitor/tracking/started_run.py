@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 import uuid
@@ -15,7 +16,17 @@ import numpy as np
 
 from inrank_monitor.matrices import Adapter, Matrix
 from inrank_monitor.ranks import Kind, null_rank
-from inrank_monitor.runs import RUN_FILE, SCHEMA_VERSION, SCHEMAS, Lock, RunOptions, existing_segments, write_json
+from inrank_monitor.runs import (
+    RUN_FILE,
+    SCHEMA_VERSION,
+    SCHEMAS,
+    Claim,
+    Lock,
+    RunOptions,
+    existing_segments,
+    write_json,
+)
+from inrank_monitor.tracking.holders import holder_of
 from inrank_monitor.tracking.watched import Watched
 
 
@@ -32,6 +43,7 @@ class StartedRun:
         step: where to go on; of W0 in a new run.
         resumed: whether an earlier process wrote to it.
         running: running rank of each matrix at `step`.
+        claim: on the directory, for file systems without locks; None before `begin`, and where `lock` is None.
     """
 
     directory: Path
@@ -42,6 +54,7 @@ class StartedRun:
     step: int = 0
     resumed: bool = False
     running: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    claim: Claim | None = None
 
     def __post_init__(self) -> None:
         if not self.resumed:
@@ -59,18 +72,53 @@ class StartedRun:
 
     @property
     def norms(self) -> list[float]:
-        """‖W0‖_F, one a matrix."""
-        return [entry["initial_norm"] for entry in self.info["matrices"]]
+        """‖W0‖_F, one a matrix; NaN where W0 is not finite."""
+        norms = [entry["initial_norm"] for entry in self.info["matrices"]]
+        return [math.nan if norm is None else norm for norm in norms]
+
+    @property
+    def not_finite(self) -> str:
+        """What is to be said of matrices whose W0 holds NaN or infinity; empty where there are none."""
+        names = [entry["name"] for entry in self.info["matrices"] if entry["initial_norm"] is None]
+        which = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        return f"W0 holds NaN or infinity, so that no update has a spectrum: {which}" if names else ""
 
     @property
     def null_ranks(self) -> list[int]:
         """One a matrix."""
         return [entry["null_rank"] for entry in self.info["matrices"]]
 
+    def begin(self) -> None:
+        """Claim the directory and write run.json, on the process that writes the run."""
+        if self.lock is not None:
+            self.claim = Claim(self.directory)
+        self.save()
+
     def save(self) -> None:
         """Write run.json, on the process that writes the run."""
         if self.lock is not None:
             write_json(self.directory / RUN_FILE, self.info)
+
+    def go_elsewhere(self) -> None:
+        """Leave the directory to another process that writes there, and go on in one beside it.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        assert self.lock is not None
+        assert self.claim is not None
+        new = self.directory.with_name(f"{self.directory.name}-{self.claim.token[:8]}")
+        new.mkdir()
+        self.lock.release()
+        self.lock, self.claim, self.directory = Lock(new), Claim(new), new
+        self.info["initial_weights"] |= {"keep": "memory"}  # the file stays behind, and may be the other's by now
+        self.save()
+
+    def take_next_segment(self) -> None:
+        """Write other streams: the present ones are of somebody who wrote to the directory before it was ours."""
+        taken = {number for table in SCHEMAS for number in existing_segments(self.directory, table)}
+        self.info["segments"][-1]["segment"] = 1 + max(taken)
+        self.save()
 
     def end(self, status: str, reason: str, step: int | None) -> None:
         """Write how the run ended, and let it be taken up by somebody else.
@@ -82,6 +130,8 @@ class StartedRun:
         try:
             self.save()
         finally:
+            if self.claim is not None:
+                self.claim.release()
             if self.lock is not None:
                 self.lock.release()
 
@@ -95,10 +145,12 @@ def open_directory(directory: Path, resume: bool | int) -> tuple[Lock, bool]:
 
     Raises:
         FileExistsError: there is a run, and `resume` is False.
-        RuntimeError: another process is writing it.
+        RuntimeError: another process is writing it, or a tracker of this one.
         OSError: the directory cannot be written.
     """
     exists = (directory / RUN_FILE).exists()
+    if holder := holder_of(directory):
+        raise (FileExistsError if exists and resume is False else RuntimeError)(f"{directory}: {holder}")
     if exists and resume is False:
         raise FileExistsError(
             f"{directory} holds a run already: go on with it by resume=True, or choose another directory"
@@ -184,7 +236,11 @@ def describe_matrix(matrix: Matrix, norm: float, options: RunOptions) -> dict[st
         fixed.get("adapter_rank"),
     )
     fields = ("name", "parameter", "part", "kind", "rows", "cols")
-    numbers = {"buffer_rank": buffer_rank, "null_rank": null, "initial_norm": norm}
+    numbers = {
+        "buffer_rank": buffer_rank,
+        "null_rank": null,
+        "initial_norm": norm if math.isfinite(norm) else None,
+    }
     return {field: getattr(matrix, field) for field in fields} | numbers | fixed
 
 

@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from torch import Tensor
 from torch.optim import Optimizer
 
 from inrank_monitor.distributed import ProcessesLostError
 from inrank_monitor.matrices import Matrix
 from inrank_monitor.notebook import html_rows, never_raises
 from inrank_monitor.sinks import Sink
+from inrank_monitor.tracking.closed import closed_copy
 from inrank_monitor.tracking.ending import Ending
+from inrank_monitor.tracking.holders import hold, let_go
 from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.once import Once
 from inrank_monitor.tracking.optimizer_steps import OptimizerSteps
 from inrank_monitor.tracking.pace import Pace, now
 from inrank_monitor.tracking.recorder import NoRecorder, Recorder
-from inrank_monitor.tracking.scalars import Scalars
+from inrank_monitor.tracking.scalars import Loggable, Scalars, named_values
 from inrank_monitor.tracking.schedule import Schedule
 from inrank_monitor.tracking.snapshots import Snapshots
-from inrank_monitor.tracking.standing_still import StandingStill
+from inrank_monitor.tracking.standing import Standing
 from inrank_monitor.tracking.started_run import StartedRun
+from inrank_monitor.tracking.summaries import no_summary, summary_of
 from inrank_monitor.tracking.true_rows import TrueRows
+from inrank_monitor.tracking.untraced import untraced
 from inrank_monitor.tracking.update_spectra import Problem
 
 logger = logging.getLogger("inrank_monitor")
@@ -50,7 +54,6 @@ class SpectrumTracker:
         began: when attaching did, by `pace.now`, in seconds.
 
     Attributes:
-        path: the run directory.
         coverage: every parameter of the model: watched as which matrices, or skipped and why.
         step_count: optimizer steps since attach.
     """
@@ -58,18 +61,24 @@ class SpectrumTracker:
     def __init__(
         self, started: StartedRun, measuring: Measuring, schedule: Schedule, sinks: Sequence[Sink], began: float
     ) -> None:
-        self.path, self.coverage, self.step_count = started.directory, started.watched.coverage, started.step
+        self._started, self.coverage, self.step_count = started, started.watched.coverage, started.step
         self._strict, self._reported, self._closed = started.options.strict, Once(), False
         self._measuring, self._processes = measuring, measuring.share.processes
         self._recorder = Recorder(started, sinks) if self._processes.is_main else NoRecorder()
         self._pace = Pace(schedule, self._processes, self._recorder, began)
-        self._scalars, self._still = Scalars(self._recorder), StandingStill(started.step)
+        self._scalars = Scalars(self._recorder)
         self._snapshots = Snapshots(measuring, self._recorder, self._reported, started.step)
-        self._rows = TrueRows(started, measuring, self._recorder)
+        self._standing = Standing(started.step)
         self._steps: OptimizerSteps | None = None
-        self._ending = Ending(self, started, self._recorder)
+        self._rows = TrueRows(started, measuring, self._recorder)
+        self._ending = Ending(self, started, self._recorder, self._scalars)
+        if self._processes.is_main:
+            hold(self)
         if started.resumed:
             self._recorder.event(started.step, "resumed", None, f"taken up at step {started.step}")
+        elif message := started.not_finite:
+            logger.warning("%s: %s", started.directory, message)
+            self._recorder.event(started.step, "non_finite_start", None, message)
 
     def count_steps_of(self, optimizers: Sequence[Optimizer]) -> None:
         """Count the steps that these take together, in the loop's order; none: those told by `step()`. For `attach`."""
@@ -78,6 +87,11 @@ class SpectrumTracker:
     def take_in(self, matrices: Sequence[Matrix]) -> None:
         """Watch matrices of layers that were unfrozen before the run was taken up. For `attach`."""
         self._rows.take_in(matrices, self.step_count)
+
+    @property
+    def path(self) -> Path:
+        """The run directory; another one from when a second process has begun to write there."""
+        return self._started.directory
 
     @property
     def finished_steps(self) -> list[int]:
@@ -107,6 +121,7 @@ class SpectrumTracker:
         ]
         return html_rows(("tracker", str(self.path)), rows)
 
+    @untraced
     def step(self) -> None:
         """Count one optimizer step, where no optimizer was given to `attach`.
 
@@ -134,6 +149,7 @@ class SpectrumTracker:
             return
         began = now()
         self.step_count += count
+        self._ending.goes_on()
         try:
             self._rows.mark()
             if not self._pace.is_meeting(self.step_count):
@@ -152,40 +168,52 @@ class SpectrumTracker:
         logger.warning("step %d: %s", self.step_count, message)
         self.event("optimizer_changed", None, message)
 
-    def log(self, /, **values: float | Tensor) -> None:
+    @untraced
+    def log(self, values: Mapping[str, Loggable] | None = None, /, **more: Loggable) -> None:
         """Log scalars beside the spectra, at the current step; a tensor is not waited for.
 
         Args:
-            values: numbers or tensors of one element, by name: `loss=loss, lr=lr`.
+            values: numbers by name, `{"train/loss": loss}`: of Python or NumPy, tensors or arrays of one element; a
+                mapping in it has its names behind a slash.
+            more: the same as keywords, `loss=loss, lr=lr`.
         """
         if self._closed or not self._processes.is_main:
             return
-        for name, value in values.items():
-            try:
-                self._scalars.add(self.step_count, name, value)
-                if self._still.suspects(self.step_count, name):
-                    self._look_whether_still()
-            except Exception as error:
-                self.failed(error)
+        try:
+            for name, value in named_values(values, more):
+                self._log(name, value)
+        except Exception as error:
+            self.failed(error)
         if self._scalars.is_due:
             self._scalars.flush()
 
-    def _look_whether_still(self) -> None:
-        """Values come and steps do not: an evaluation, or nobody counts."""
-        step = self.step_count
-        counted = not self._still.nothing_counted(step)
-        if (counted and not self._rows.changed_here()) or not self._reported.is_new(f"no step {step}"):
-            return
-        since = f"since step {step}, although the weights changed" if counted else "since attach"
-        how = "give attach the optimizer that steps, or optimizer=None and call step() after each step"
-        logger.warning("%s: no step has been counted %s: %s", self.path, since, how)
-        self.event("no_step_counted", None, f"values are logged, and no step has been counted {since}: {how}")
+    def _log(self, name: str, value: Loggable) -> None:
+        try:
+            self._scalars.add(self.step_count, name, value)
+            if self._standing.logged(self.step_count, name):
+                self._say_standing()
+        except Exception as error:
+            self.failed(error, name)
 
+    def _say_standing(self) -> None:
+        """Say that values come and steps do not, unless the weights stand still too: then it is an evaluation."""
+        step = self.step_count
+        if self._closed or not self._processes.is_main:
+            return
+        if not self._standing.is_at_start(step) and not self._rows.changed_here():
+            return
+        if self._reported.is_new(f"no steps {step}"):
+            message = self._standing.message(step, counts_itself=not (self._steps and self._steps.counts))
+            logger.warning("%s: %s", self.path, message)
+            self._recorder.event(step, "no_steps", None, message)
+
+    @untraced
     def event(self, kind: str, matrix: str | None, message: str) -> None:
         """Log that something happened at the current step: `rank_grown` and the name of a layer, say."""
         if not self._closed:
             self._recorder.event(self.step_count, kind, matrix, message)
 
+    @untraced
     def measure(self) -> None:
         """Take a snapshot now, whatever the schedule says, unless this step has one."""
         if self._closed or self.step_count == self._snapshots.last_step:
@@ -232,7 +260,7 @@ class SpectrumTracker:
         if self._recorder.failure:
             raise self._recorder.failure
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: Exception, context: str = "") -> None:
         """Record an error of ours once and let the training go on; in strict mode raise it.
 
         What a process does by itself fails for itself, and what all do fails for all: they stay together. But without
@@ -243,7 +271,7 @@ class SpectrumTracker:
             self._close(str(error))
         if self._strict:
             raise error
-        if not self._closed and self._reported.is_new(error):
+        if not self._closed and self._reported.is_new(error, context):
             text = "".join(traceback.format_exception(error))
             logger.error("error in the tracker at step %d; training goes on\n%s", self.step_count, text)
             self._recorder.event(self.step_count, "error", None, text)
@@ -255,15 +283,24 @@ class SpectrumTracker:
             self._recorder.drain()
 
     def summary(self) -> str:
-        """The run as a terminal table: cost, and each matrix's rank beside its null rank."""
-        from inrank_monitor.report import report_table
-        from inrank_monitor.runs import open_run
+        """The run as a terminal table: cost, and each matrix's rank beside its null rank.
 
+        Where it cannot be read it is a sentence that says why; in strict mode that raises.
+        """
         if not self._processes.is_main:
-            return f"process {self._processes.number}: the main process writes {self.path}"
+            return f"process {self._processes.number}: the main process writes {self.path}\n"
+        if self._standing.is_at_start(self.step_count):
+            self._say_standing()
+        try:
+            self.flush()
+            return summary_of(self.path)
+        except Exception as error:
+            self.failed(error, "summary")
+            return no_summary(self.path, error)
 
-        self.flush()
-        return report_table(open_run(self.path))
+    def __reduce__(self) -> tuple[Callable[..., SpectrumTracker], tuple[Any, ...]]:
+        """A copy, also one that was saved, is a closed tracker: a run is written once."""
+        return closed_copy(self)
 
     def close(self, reason: str | None = None) -> None:
         """Take a last snapshot, write everything, mark the run finished, and let go of model and optimizer.
@@ -273,11 +310,11 @@ class SpectrumTracker:
         """
         if self._closed:
             return
+        if reason is None and self._standing.is_at_start(self.step_count):
+            self._say_standing()
         try:
             if reason is None or self._processes.count == 1:  # the others may not be there to measure with
                 self.measure()
-            if self._still.nothing_counted(self.step_count):
-                self._look_whether_still()
         finally:
             if not self._closed:  # it is if the others were not there
                 self._close(reason)
@@ -291,6 +328,7 @@ class SpectrumTracker:
 
     def _close(self, reason: str | None) -> None:
         self._closed = True
+        let_go(self)
         if self._steps:
             self._steps.remove()
         self._scalars.flush()

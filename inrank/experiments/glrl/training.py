@@ -54,15 +54,17 @@ class Problem:
 
     def __init__(self, settings: Mapping[str, Any], device: str) -> None:
         size, rank = settings["size"], settings["rank"]
-        generator = torch.Generator().manual_seed(1000 + settings["seed"])
+        generator = torch.Generator("cpu").manual_seed(1000 + settings["seed"])
         normal = partial(torch.randn, generator=generator, dtype=torch.float64)
         left, right = (torch.linalg.qr(normal(size, rank))[0] for _ in range(2))
-        self.values = torch.arange(rank, 0, -1, dtype=torch.float64) / rank
+        self.values = torch.arange(rank, 0, -1, dtype=torch.float64, device="cpu") / rank
         target = left * self.values @ right.mT
         hidden = torch.ones_like(target)
         self.cost: Cost
         if settings["problem"] == "completion":
-            observed = torch.rand(size, size, generator=generator, dtype=torch.float64) < settings["observed"]
+            observed = (
+                torch.rand(size, size, generator=generator, dtype=torch.float64, device="cpu") < settings["observed"]
+            )
             self.cost = MatrixCompletion(target.to(device), observed.to(device))
             hidden = (~observed).to(torch.float64)
         else:
@@ -141,7 +143,7 @@ def train_descent(directory: Path, settings: Mapping[str, Any], device: str) -> 
     problem = Problem(settings, device)
     size, depth, due = settings["size"], settings["depth"], Snapshots(settings["max_steps"])
     network = DeepLinearNetwork(size, size, depth, device=device)
-    network.randomize(settings["start"] ** (1 / depth), torch.Generator().manual_seed(settings["seed"]))
+    network.randomize(settings["start"] ** (1 / depth), torch.Generator("cpu").manual_seed(settings["seed"]))
     optimizer = torch.optim.SGD(network.parameters(), lr=_rate(network, problem))
     near = Nearest(load_file(directory.parent / settings["greedy"] / CRITICAL_FILE), settings["rank"], device)
     learned, first = settings["max_steps"], network.product().detach()
@@ -222,8 +224,12 @@ def _rate(network: DeepLinearNetwork, problem: Problem) -> float:
     """One over the bound on the curvature, at the start or at the solution, where that is larger."""
     cost, product = problem.cost, network.product().detach()
     start = curvature_bound(network.norms(), cost.curvature, cost.gradient(product).norm())
-    end = torch.full((network.depth,), float(problem.values[0]) ** (1 / network.depth), dtype=torch.float64)
-    return 1 / max(float(start), float(curvature_bound(end, cost.curvature, torch.zeros((), dtype=torch.float64))))
+    end = torch.full(
+        (network.depth,), float(problem.values[0]) ** (1 / network.depth), dtype=torch.float64, device="cpu"
+    )
+    return 1 / max(
+        float(start), float(curvature_bound(end, cost.curvature, torch.zeros((), dtype=torch.float64, device="cpu")))
+    )
 
 
 def _effective_rank(matrix: Tensor) -> float:

@@ -118,7 +118,7 @@ def train_language_model(directory: Path, settings: Mapping[str, Any], device: s
 
     corpus = shared_corpus(directory.parent, settings["text"], settings["test_text"], settings["vocabulary"])
     torch.manual_seed(settings["seed"])
-    begin = int(torch.randint(len(corpus.train), ()))  # so that seeds differ in the order of the text too
+    begin = int(torch.randint(len(corpus.train), (), device="cpu"))  # so that seeds differ in the order of the text too
     texts = Texts(
         Pieces(np.roll(corpus.train, -begin), settings["batch"], settings["length"], device),
         Pieces(corpus.test, _HELD_OUT_COLUMNS, settings["length"], device),

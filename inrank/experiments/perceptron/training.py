@@ -114,7 +114,7 @@ class Perceptron(nn.Module):
     @torch.no_grad()
     def initialize(self, initialization: str, seed: int) -> None:
         """Fill both weights by a name in `INITIALIZATIONS`."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         for layer in (self.fc1, self.fc2):
             INITIALIZATIONS[initialization][1](layer.weight, generator)
             layer.bias.zero_()
@@ -209,9 +209,9 @@ def make_optimizers(model: Perceptron, settings: Mapping[str, Any]) -> list[Opti
 
 def _batches(images: int, batch_size: int, seed: int, device: str) -> Iterator[Tensor]:
     """Epoch after epoch in a new order; what does not fill a batch waits for a later epoch."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     while True:
-        order = torch.randperm(images, generator=generator).to(device)
+        order = torch.randperm(images, generator=generator, device="cpu").to(device)
         for first in range(0, images - batch_size + 1, batch_size):
             yield order[first : first + batch_size]
 
@@ -248,6 +248,8 @@ def errors_without_structure(images: Images, width: int, seed: int, *, centred: 
     inputs = images.inputs.to("cpu", torch.float64)
     inputs = inputs - inputs.mean(dim=0) if centred else inputs
     scales = torch.linalg.eigvalsh(inputs.T @ inputs).clamp(min=0).sqrt()
-    noise = torch.randn(width, len(scales), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(
+        width, len(scales), dtype=torch.float64, generator=torch.Generator("cpu").manual_seed(seed), device="cpu"
+    )
     values: np.ndarray = torch.linalg.svdvals(noise * scales).numpy()
     return values

@@ -36,7 +36,7 @@ def all_figures(modes: int, cells: Cells, outcomes: Outcomes) -> list[Figure]:
 
 def _figure_2(modes: int) -> Figure:
     sets = sets_of(PANELS, modes, seed=0)
-    fine, coarse = (torch.linspace(0, _UNTIL, count, dtype=torch.float64) for count in (201, 26))
+    fine, coarse = (torch.linspace(0, _UNTIL, count, dtype=torch.float64, device="cpu") for count in (201, 26))
     flow = sets.target.strengths_in(sets.updates(coarse))
     titles = [f"a = {a:g}, b = {b:g}" for a, b in PANELS]
     figure = make_subplots(2, 3, subplot_titles=titles, horizontal_spacing=0.07, vertical_spacing=0.16)
@@ -92,7 +92,7 @@ def _ratio(cells: Cells) -> Figure:
 
 
 def _times(modes: int) -> Figure:
-    s = torch.logspace(-1, 1, 41, dtype=torch.float64)
+    s = torch.logspace(-1, 1, 41, dtype=torch.float64, device="cpu")
     figure = new_figure("", "target strength s", "time to half, t/τ")
     for place, u0 in enumerate((1e-4, 1e-2, 1e-1, 1.0)):
         figure.add_scatter(
@@ -112,7 +112,7 @@ def _times(modes: int) -> Figure:
 
 
 def _negative(s: float = 1.0, u0: float = -0.05) -> Figure:
-    fine, coarse = (torch.linspace(0, 6, count, dtype=torch.float64) for count in (301, 31))
+    fine, coarse = (torch.linspace(0, 6, count, dtype=torch.float64, device="cpu") for count in (301, 31))
     root = abs(u0) ** 0.5
     target = random_target([s], 4, 5, generator_of(0))
     start = orthogonal_start(target, [root], [-root], generator_of(0))
@@ -141,7 +141,7 @@ def _training(outcomes: Outcomes) -> Figure:
     outcome = next(iter(outcomes.values()))
     target, u0, _, _ = start_of(outcome.training.settings)
     steps, modes = logged_modes(outcome)
-    fine = torch.logspace(0, math.log10(float(steps[-1])), 301, dtype=torch.float64)
+    fine = torch.logspace(0, math.log10(float(steps[-1])), 301, dtype=torch.float64, device="cpu")
     curves = mode_strength(target.strengths, u0, fine[:, None], 1 / outcome.training.settings["rate"])
     figure = new_figure("", "step", "mode of D_t")
     count = modes.shape[1]

@@ -60,7 +60,7 @@ class Sets:
 
 def random_sets(count: int, modes: int, seed: int, balanced: bool = True) -> Sets:
     """Sets of the paper's kind: a uniform in 0.1..1, b between 0.01 and 1, logarithmically uniform; see `sets_of`."""
-    uniform = torch.rand(count, 2, dtype=torch.float64, generator=generator_of(seed))
+    uniform = torch.rand(count, 2, dtype=torch.float64, generator=generator_of(seed), device="cpu")
     return sets_of([(0.1 + 0.9 * float(x), 10 ** (-2 * float(y))) for x, y in uniform], modes, seed, balanced)
 
 
@@ -76,7 +76,7 @@ def sets_of(scales: Sequence[tuple[float, float]], modes: int, seed: int, balanc
     generator = generator_of(seed)
     targets, starts, diagonals = [], [], []
     for a, b in scales:
-        target = random_target(a * torch.arange(1, modes + 1), OUTPUTS, INPUTS, generator)
+        target = random_target(a * torch.arange(1, modes + 1, device="cpu"), OUTPUTS, INPUTS, generator)
         m1 = (b * normal(generator, modes)).abs().sqrt() if balanced else b**0.5 * normal(generator, modes).abs()
         m2 = m1 if balanced else b**0.5 * normal(generator, modes).abs()
         targets.append(target)
@@ -96,7 +96,7 @@ def agreement(sets: Sets) -> Mapping[str, float]:
     Returns:
         `balanced`: of eq. 4 with u0 = ab; `general`: of the form without a = b; `crossed`: of D_t from its modes alone.
     """
-    times = torch.linspace(0, HORIZON, 81, dtype=torch.float64)
+    times = torch.linspace(0, HORIZON, 81, dtype=torch.float64, device="cpu")
     updates = sets.updates(times)
     modes, s = sets.target.strengths_in(updates), sets.target.strengths
     at, tau = times[:, None, None], sets.scale[:, None]
@@ -112,7 +112,7 @@ def residual(sets: Sets) -> float:
     """Largest |τ u' − 2u (s − u)| / s² of eq. 4, u' by automatic differentiation; times as in `agreement`."""
     s, u0 = sets.target.strengths, sets.a0 * sets.b0
     tau = sets.scale[:, None]
-    grid = torch.linspace(0, HORIZON, 81, dtype=torch.float64)[:, None, None]
+    grid = torch.linspace(0, HORIZON, 81, dtype=torch.float64, device="cpu")[:, None, None]
     times = grid.expand(len(grid), *s.shape).clone().requires_grad_()
     u = mode_strength(s, u0, times, tau) + u0
     (rate,) = torch.autograd.grad(u.sum(), times)
@@ -121,7 +121,7 @@ def residual(sets: Sets) -> float:
 
 def growth_rates(modes: int, u0: float = 1e-4) -> tuple[Tensor, Tensor]:
     """Rates τ d ln u/dt of the modes s = 1, 2, ... in an integrated flow, while u ≪ s; and the theory's 2s."""
-    s = torch.arange(1, modes + 1, dtype=torch.float64)
+    s = torch.arange(1, modes + 1, dtype=torch.float64, device="cpu")
     target = random_target(s, OUTPUTS, INPUTS, generator_of(0))
     start = torch.full_like(s, u0).sqrt()
     moment = 0.5 / modes
@@ -136,7 +136,7 @@ def beyond_capacity(modes: int, seed: int) -> tuple[float, float]:
         Largest |A_t − s| / s of the modes with a hidden unit, which are the strongest; largest A_t / s of the others.
     """
     generator, hidden = generator_of(seed), (modes + 1) // 2
-    target = random_target(torch.arange(modes, 0, -1), OUTPUTS, INPUTS, generator)
+    target = random_target(torch.arange(modes, 0, -1, device="cpu"), OUTPUTS, INPUTS, generator)
     u0 = (0.1 * normal(generator, hidden)).abs()
     weights = orthogonal_start(target, u0.sqrt(), u0.sqrt(), generator)
     strength = target.strengths_in(gradient_flow(*weights, target.correlation, [HORIZON])[0])
@@ -154,9 +154,11 @@ def start_numbers(kind: str, modes: int, seed: int) -> Mapping[str, float]:
         `theorem_2_order`, from the flow itself.
     """
     generator = generator_of(seed)
-    target = random_target(torch.arange(1, modes + 1), OUTPUTS, INPUTS, generator)
+    target = random_target(torch.arange(1, modes + 1, device="cpu"), OUTPUTS, INPUTS, generator)
     first, second = _start(kind, target, modes, generator)
-    times = HORIZON * torch.linspace(0, 1, 401, dtype=torch.float64) ** 2  # dense where the strong modes are learned
+    times = (
+        HORIZON * torch.linspace(0, 1, 401, dtype=torch.float64, device="cpu") ** 2
+    )  # dense where the strong modes are learned
     updates = gradient_flow(first, second, target.correlation, times, tolerance=1e-9)
     found = target.strengths_in(updates)
     u0 = target.strengths_in(second @ first).abs()

@@ -23,7 +23,7 @@ def generator_of(seed: int) -> Generator:
 
 def normal(generator: Generator, *shape: int) -> Tensor:
     """Standard normal numbers in float64."""
-    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator, device="cpu")
 
 
 def order(s: Tensor, times: Tensor) -> float:
@@ -35,7 +35,7 @@ def order(s: Tensor, times: Tensor) -> float:
 
 def drawn(a: float, b: float, modes: int, draws: int, seed: int) -> tuple[Tensor, Tensor]:
     """s_i = a·i (modes,), and |u0| of N(0, b²) (draws, modes)."""
-    s = a * torch.arange(1, modes + 1, dtype=torch.float64)
+    s = a * torch.arange(1, modes + 1, dtype=torch.float64, device="cpu")
     return s, (b * normal(generator_of(seed), draws, modes)).abs()
 
 
@@ -85,7 +85,7 @@ def negative_share(b: float, modes: int, draws: int, seed: int) -> float:
     Those of negative u0 start from b = −a.
     """
     generator = generator_of(seed)
-    s = torch.arange(1, modes + 1, dtype=torch.float64)
+    s = torch.arange(1, modes + 1, dtype=torch.float64, device="cpu")
     u0 = b * normal(generator, draws, modes)
     root = u0.abs().sqrt()
     update = unbalanced_mode_strength(s, root, u0.sign() * root, 3 * learning_time(s, u0.abs()))

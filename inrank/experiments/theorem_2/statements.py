@@ -151,7 +151,11 @@ def speed(scale: Scale, seeds: Sequence[int]) -> list[Statement]:
         s, u0 = drawn(1.0, SPREADS[0], scale.modes, scale.draws, seed)
         misfits.append(misfit(s, learning_time(s, u0)))
     power, exponential = zip(*misfits, strict=True)
-    s, u0 = torch.meshgrid(torch.linspace(0.1, 10, 100), torch.logspace(-4, 1, 100), indexing="ij")
+    s, u0 = torch.meshgrid(
+        torch.linspace(0.1, 10, 100, dtype=torch.float32, device="cpu"),
+        torch.logspace(-4, 1, 100, dtype=torch.float32, device="cpu"),
+        indexing="ij",
+    )
     times = learning_time(s, u0)
     return [
         is_less(

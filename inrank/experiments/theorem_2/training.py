@@ -19,7 +19,7 @@ from inrank_monitor import attach
 def start_of(settings: Mapping[str, Any]) -> tuple[TargetModes, Tensor, tuple[Tensor, Tensor], Tensor]:
     """A training's target, u0, (W¹_0, W²_0) and inputs (in, in): whitened, the rows are samples."""
     generator = generator_of(settings["seed"])
-    s = settings["slope"] * torch.arange(1, settings["modes"] + 1, dtype=torch.float64)
+    s = settings["slope"] * torch.arange(1, settings["modes"] + 1, dtype=torch.float64, device="cpu")
     target = random_target(s, settings["outputs"], settings["inputs"], generator)
     u0 = (settings["spread"] * normal(generator, settings["modes"])).abs()
     inputs = random_orthogonal(settings["inputs"], generator)
@@ -45,7 +45,7 @@ def train(directory: Path, settings: Mapping[str, Any], device: str) -> Mapping[
     optimizer = torch.optim.SGD(model.parameters(), lr=settings["rate"])
     # Early modes take a hundredth of the time of the late ones, so the snapshots are dense at first
     measured = set(np.geomspace(10, settings["steps"], settings["snapshots"]).round().astype(int).tolist())
-    first = loss = torch.zeros(())
+    first = loss = torch.zeros((), dtype=torch.float32, device="cpu")
     with attach(
         model, optimizer, directory, schedule=measured.__contains__, resume=0, tensorboard=settings["tensorboard"]
     ) as tracker:
@@ -78,9 +78,12 @@ def trained_errors(outcome: Outcome) -> Mapping[str, float]:
     layers = 0.0
     for name in outcome.tables.matrices.index:
         spectra = outcome.tables.singular_values(str(name))
-        at = torch.tensor(spectra.index.to_numpy(), dtype=torch.float64)[:, None]
+        at = torch.tensor(spectra.index.to_numpy(), dtype=torch.float64, device="cpu")[:, None]
         layer = ((mode_strength(s, u0, at, tau) + u0).sqrt() - u0.sqrt()).abs().sort(-1, descending=True).values
-        layers = max(layers, float((torch.tensor(spectra.to_numpy(dtype=float)) - layer).abs().max() / s.max().sqrt()))
+        layers = max(
+            layers,
+            float((torch.tensor(spectra.to_numpy(dtype=float), device="cpu") - layer).abs().max() / s.max().sqrt()),
+        )
     found = order(s, crossing_times(modes / modes[-1], steps))
     return {"modes": float(error.max()), "layers": layers, "order": found, "allowed": float(2 * s.max() / tau)}
 
@@ -90,4 +93,6 @@ def logged_modes(outcome: Outcome) -> tuple[Tensor, Tensor]:
     scalars = outcome.tables.scalars
     table = scalars[scalars["name"].str.startswith("mode_")].pivot(index="step", columns="name", values="value")
     names = [f"mode_{i + 1}" for i in range(table.shape[1])]
-    return torch.tensor(table.index.to_numpy(), dtype=torch.float64), torch.tensor(table[names].to_numpy(dtype=float))
+    return torch.tensor(table.index.to_numpy(), dtype=torch.float64, device="cpu"), torch.tensor(
+        table[names].to_numpy(dtype=float), device="cpu"
+    )
