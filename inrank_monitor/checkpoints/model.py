@@ -61,6 +61,20 @@ class WatchedModel(Watched):
                 places[parameter] = held[0]
         return places
 
+    def differing(self, first: Checkpoint, other: Checkpoint) -> list[str]:
+        """Names of the matrices that another checkpoint does not hold, or holds in another shape than the first."""
+        at_first, here = self.places(first), self.places(other)
+
+        def shape(checkpoint: Checkpoint, place: Any) -> Any:
+            return checkpoint.tensors[place].shape if isinstance(place, str) else None
+
+        return [
+            matrix.name
+            for matrix in self.matrices
+            if matrix.parameter not in here
+            or shape(first, at_first[matrix.parameter]) != shape(other, here[matrix.parameter])
+        ]
+
     def fill(self, matrix: Matrix, checkpoint: Checkpoint, place: Any) -> None:
         """Let a matrix, and all that are cut from the same parameter, read from this checkpoint."""
         matrix.module.held = (checkpoint.read(place),)  # type: ignore[union-attr]
