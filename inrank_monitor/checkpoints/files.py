@@ -5,7 +5,6 @@ Files are mapped into memory, so that what is not asked for is not read.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

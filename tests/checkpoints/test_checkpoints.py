@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from inrank_monitor.checkpoints.choosing import find_checkpoints
 from inrank_monitor.checkpoints.names import match_names
 from inrank_monitor.checkpoints.opening import open_checkpoint
-from inrank_monitor.checkpoints.choosing import find_checkpoints
 from inrank_monitor.checkpoints.steps import mark_in
 from inrank_monitor.checkpoints.watching import watch_checkpoint
 
