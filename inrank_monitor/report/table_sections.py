@@ -20,9 +20,9 @@ def matrices_section(table: pd.DataFrame) -> str:
         "matrix",
         "shape",
         "rank",
-        "max",
         "null rank",
-        "max / null",
+        "rank / null",
+        "peak",
         "stable",
         "effective",
         "‖ΔW‖/‖W0‖",
@@ -34,7 +34,7 @@ def matrices_section(table: pd.DataFrame) -> str:
     ]
     parts = [
         f"<h2>The {len(rows)} matrices</h2>",
-        '<p class="caption">Each at its last finite measurement; max is the highest rank so far.</p>',
+        '<p class="caption">Each at its last finite measurement; peak is the highest rank so far, without the first steps.</p>',
         html_table(heads, rows[:ROWS_SHOWN_AT_ONCE]),
     ]
     if len(rows) > ROWS_SHOWN_AT_ONCE:

@@ -30,6 +30,7 @@ from inrank_monitor.runs.options import RunOptions, check_leading
 if TYPE_CHECKING:
     from inrank_monitor.runs.export import export_run
     from inrank_monitor.runs.folder import RunFolder, list_runs
+    from inrank_monitor.runs.peak import peak_ranks
     from inrank_monitor.runs.recomputation import logged_rule, recompute
     from inrank_monitor.runs.run import Run, open_run
     from inrank_monitor.runs.shared_run import RunState, SharedRun
@@ -45,6 +46,7 @@ _READING = {
     "list_runs": "folder",
     "logged_rule": "recomputation",
     "open_run": "run",
+    "peak_ranks": "peak",
     "recompute": "recomputation",
 }
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "logged_rule",
     "make_batch",
     "open_run",
+    "peak_ranks",
     "recompute",
     "write_json",
 ]

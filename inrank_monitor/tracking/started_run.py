@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from inrank_monitor.matrices import Adapter, Matrix
+from inrank_monitor.matrices import Adapter, Matrix, layer_of
 from inrank_monitor.ranks import Kind, null_rank
 from inrank_monitor.runs import RUN_FILE, SCHEMA_VERSION, SCHEMAS, Lock, RunOptions, existing_segments, write_json
 from inrank_monitor.tracking.watched import Watched
@@ -166,7 +166,8 @@ def check_same(directory: Path, info: dict[str, Any], watched: Watched, options:
 def _describe_matrix(matrix: Matrix, norm: float, options: RunOptions) -> dict[str, Any]:
     """What run.json says of a matrix."""
     kind: Kind = "factors" if matrix.in_factors else "gaussian"
-    fixed = {"adapter_rank": matrix.module.capacity} if isinstance(matrix.module, Adapter) else {}
+    fixed = layer_of(matrix)
+    fixed |= {"adapter_rank": matrix.module.capacity} if isinstance(matrix.module, Adapter) else {}
     rule = options.rule
     null = null_rank(
         matrix.rows,

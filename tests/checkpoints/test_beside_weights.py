@@ -1,4 +1,4 @@
-"""What lies beside the weights in a file: it neither keeps them from being read nor is anything of it made or called."""
+"""What lies beside the weights in a file: it keeps them from nothing, and none of it is made or called."""
 
 from __future__ import annotations
 

@@ -145,10 +145,10 @@ def test_advice_is_the_advice_of_the_package(run: Any) -> None:
     app = show("Advice")
     table, expected = app.dataframe[0].value, advise(run)
     assert list(table["matrix"]) == list(expected.index)
-    for column in ("rank", "last_rank", "null_rank", "parameters_saved", "multiply_adds_saved", "verdict"):
+    for column in ("rank", "peak_rank", "null_rank", "parameters_saved", "multiply_adds_saved", "verdict"):
         assert list(table[column]) == list(expected[column])
     labels = [button.proto.label for button in app.get("download_button")]
-    assert labels == ["Advice as CSV", "rank_pattern for LoRA (JSON)"]
+    assert labels == ["Advice as CSV", "LoraConfig for PEFT (JSON)"]
 
 
 def test_changing_the_rule_recomputes_ranks_from_the_stored_spectra(run: Any) -> None:
