@@ -34,7 +34,7 @@ def matrices_section(table: pd.DataFrame) -> str:
     ]
     parts = [
         f"<h2>The {len(rows)} matrices</h2>",
-        '<p class="caption">Each at its last finite measurement; peak is the highest rank so far, without the first steps.</p>',
+        '<p class="caption">Each at its last finite measurement; peak: highest rank so far, first steps left out.</p>',
         html_table(heads, rows[:ROWS_SHOWN_AT_ONCE]),
     ]
     if len(rows) > ROWS_SHOWN_AT_ONCE:
