@@ -89,7 +89,11 @@ def _take_up(new: StartedRun) -> tuple[StartedRun, set[int]]:
     if there.get("keep") != here["keep"]:
         raise ValueError(f"{directory} holds the run of a tracker, not of a scan: choose another directory")
     check_same(directory, run.info, new.watched, new.options)
-    if there["step"] != here["step"] or run.info["matrices"] != new.info["matrices"]:
+    known = [
+        {name: new_entry.get(name) for name in entry}  # an older scan may have logged less of each
+        for entry, new_entry in zip(run.info["matrices"], new.info["matrices"], strict=True)
+    ]
+    if there["step"] != here["step"] or run.info["matrices"] != known:
         raise ValueError(
             f"{directory} was begun with another W0 ({there['path']}, step {there['step']}) than "
             f"{here['path']}, step {here['step']}"

@@ -132,7 +132,7 @@ def test_the_advice_is_by_the_rule(dashboard: DashboardPage, control: str) -> No
     page = dashboard.page
     dashboard.begin("Advice", anew=True)
     states = [dashboard.run("first", one).state for one in (None, rule)]
-    before, after = (list(advice_table(one.matrices, one.measurements, "running")["rank"]) for one in states)
+    before, after = (list(advice_table(one.matrices, one.measurements)["rank"]) for one in states)
     assert before != after
     until(lambda: column(page, 2) == before)
     act(page)
