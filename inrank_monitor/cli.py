@@ -103,11 +103,11 @@ def _add_readers(command: Callable[..., Parser]) -> None:
         _advise,
         "which rank would have been enough for each matrix, and what it would save",
         "advise runs/demo",
-        "advise runs/demo --rank-pattern ranks.json   # for PEFT: LoraConfig(rank_pattern=...)",
+        "advise runs/demo --lora lora.json   # for PEFT: LoraConfig(**json.load(open('lora.json')))",
     )
     advice.add_argument("path", metavar="RUN", help="run directory")
     advice.add_argument("--csv", metavar="FILE", help="write the table as CSV")
-    advice.add_argument("--rank-pattern", metavar="FILE", help="write module names and ranks as JSON")
+    advice.add_argument("--lora", metavar="FILE", help="write what PEFT's LoraConfig takes as JSON: a rank a layer")
     advice.add_argument(
         "--threshold", type=float, metavar="ALPHA", help="explained ratio to reach (default: as logged)"
     )
@@ -145,7 +145,7 @@ def _report(options: argparse.Namespace) -> int:
 def _advise(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from inrank_monitor.advice import advice_csv, advice_text, advise, rank_pattern, write_rank_pattern
+    from inrank_monitor.advice import advice_csv, advice_text, advise, lora_config, lora_json
     from inrank_monitor.runs import logged_rule, open_run
 
     run = open_run(options.path)
@@ -155,9 +155,9 @@ def _advise(options: argparse.Namespace) -> int:
     if options.csv:
         local_path(options.csv, "--csv").write_text(advice_csv(table), encoding="utf-8")
         print(f"wrote {options.csv}")
-    if options.rank_pattern:
-        write_rank_pattern(rank_pattern(table), options.rank_pattern)
-        print(f"wrote {options.rank_pattern}")
+    if options.lora:
+        Path(options.lora).write_text(lora_json(lora_config(table)), encoding="utf-8")
+        print(f"wrote {options.lora}")
     return 0
 
 

@@ -6,16 +6,17 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from inrank_monitor.advice import advice_csv, advice_table, pattern_json, rank_pattern, savings
+from inrank_monitor.advice import advice_csv, advice_table, lora_config, lora_json, rank_pattern, savings
 from views.choices import URL
 from views.page import Page, download, explain
 
-_BASES = {"running": "highest rank so far", "last": "rank at the last step"}
 _COLUMNS = {
     "matrix": st.column_config.TextColumn("Matrix", pinned=True),
     "shape": "Shape",
-    "rank": st.column_config.NumberColumn("Enough", help="The rank that is enough: least r with explained ratio ≥ α."),
-    "last_rank": st.column_config.NumberColumn("Last", help="The rank at the last step with a finite spectrum."),
+    "rank": st.column_config.NumberColumn(
+        "Rank", help="The rank that is enough for the last measured update: least r with explained ratio ≥ α."
+    ),
+    "peak_rank": st.column_config.NumberColumn("Peak", help="The highest rank so far, the first steps left out."),
     "null_rank": st.column_config.NumberColumn("Null", help="The rank that the same rule gives noise."),
     "rank_over_null": st.column_config.NumberColumn("Rank / null", format="%.2f"),
     "break_even_rank": st.column_config.NumberColumn("Break-even", help="The largest rank that saves anything."),
@@ -29,34 +30,29 @@ _COLUMNS = {
 
 
 class Choice(NamedTuple):
-    """Which rank counts as enough, and the most that LoRA shall get."""
+    """The most that LoRA shall get."""
 
-    basis: str
     max_rank: int | None
 
 
 def choose(page: Page) -> Choice:
-    """Which rank counts, and a cap for LoRA."""
+    """A cap for LoRA."""
     explain(
-        "For each matrix the rank that would have been enough at α, beside the rank of noise, and what a layer "
+        "For each matrix the rank that is enough for its update at α, beside the rank of noise, and what a layer "
         "of two thin factors of that rank would save over the full matrix.",
         "A rank far below break-even and far below the null rank is worth using. Where the rank is like that of "
         "noise, it says nothing: train longer, or look at the spectrum itself.",
     )
-    left, right = st.columns(2)
+    left, _ = st.columns(2)
     with left:
-        basis = st.radio(
-            "Enough is the", list(_BASES), format_func=_BASES.__getitem__, horizontal=True, key="basis", **URL
-        )
-    with right:
         cap = st.number_input("Highest LoRA rank (0: no limit)", 0, 100_000, 0, key="max_rank", **URL)
-    return Choice(basis, int(cap) or None)
+    return Choice(int(cap) or None)
 
 
 def show(page: Page, choice: Choice) -> None:
     """Sum, table and downloads."""
     state = page.state
-    table = advice_table(state.matrices, state.measurements, choice.basis)
+    table = advice_table(state.matrices, state.measurements)
     total = savings(table)
     first, second, third = st.columns(3)
     first.metric("Matrices where a low rank saves", f"{total['matrices']} of {len(table)}")
@@ -78,21 +74,20 @@ def show(page: Page, choice: Choice) -> None:
         height=min(38 + 35 * max(len(shown), 1), 620),
         alt=f"Table of {len(shown)} matrices with the rank that is enough and what it saves",
     )
-    pattern = rank_pattern(table, choice.max_rank)
     with st.container(horizontal=True):
         download("Advice as CSV", lambda: advice_csv(table), f"advice-{state.name}.csv", "text/csv", "advice csv")
-        download(
-            "rank_pattern for LoRA (JSON)",
-            lambda: pattern_json(pattern),
-            "rank_pattern.json",
-            "application/json",
-            "lora",
-        )
-    with st.expander("How to use the rank pattern with PEFT"):
+        if rank_pattern(table, choice.max_rank):
+            download(
+                "LoraConfig for PEFT (JSON)",
+                lambda: lora_json(lora_config(table, choice.max_rank)),
+                "lora.json",
+                "application/json",
+                "lora",
+            )
+    with st.expander("How to use it with PEFT"):
         st.code(
             "import json\nfrom peft import LoraConfig, get_peft_model\n\n"
-            'ranks = json.load(open("rank_pattern.json"))\n'
-            "config = LoraConfig(target_modules=list(ranks), rank_pattern=ranks)\n"
+            'config = LoraConfig(**json.load(open("lora.json")))\n'
             "model = get_peft_model(model, config)",
             language="python",
         )

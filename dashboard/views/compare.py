@@ -12,8 +12,8 @@ from views.page import Page, explain, show_figure
 
 MEAN = "mean over all matrices"
 _COLUMNS = (
-    "running_rank",
     "intrinsic_rank",
+    "running_rank",
     "explained_ratio",
     "stable_rank",
     "effective_rank",

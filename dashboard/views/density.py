@@ -10,7 +10,7 @@ from inrank_monitor.figures import spectrum_density, spread
 from inrank_monitor.runs import RunState
 from views.choices import URL, choose_matrix, choose_step, choose_two_steps
 from views.page import Page, caption, code, show_figure
-from views.spectra import null_spectrum, running_ranks, spectrum_size
+from views.spectra import null_spectrum, present_ranks, spectrum_size
 
 RIDGE_ROWS = 24  # more would be too flat to read
 _WHEN = ("two steps", "one step", "all steps")
@@ -54,7 +54,7 @@ def _choose_steps(state: RunState, when: str) -> tuple[int | None, ...]:
 
 
 def show(page: Page, choice: Choice) -> None:
-    """The density, its held part filled by the rank reached so far."""
+    """The density, its held part filled by the rank of the step."""
     state, rule = page.state, page.state.rule
     values = page.run.singular_values(choice.matrix)
     with_update = [int(step) for step in values.index[values.max(axis=1) > 0]] if len(values) else []
@@ -67,7 +67,7 @@ def show(page: Page, choice: Choice) -> None:
     figure = spectrum_density(
         values,
         steps,
-        running_ranks(state, choice.matrix),
+        present_ranks(state, choice.matrix),
         kind=choice.kind,
         log=choice.log,
         threshold=rule.threshold,

@@ -15,14 +15,15 @@ from views.page import Page, caption, explain, plain, show_figure, show_table
 from views.summary import matrix_table
 
 OVER_NULL = "rank over null rank"
-_COLUMNS = ("running_rank", "intrinsic_rank", "explained_ratio", "stable_rank", "effective_rank", "relative_norm")
-_QUANTITIES = {OVER_NULL: "running_rank", **{column_title(column): column for column in _COLUMNS}}
+_COLUMNS = ("intrinsic_rank", "running_rank", "explained_ratio", "stable_rank", "effective_rank", "relative_norm")
+_QUANTITIES = {OVER_NULL: "intrinsic_rank", **{column_title(column): column for column in _COLUMNS}}
 
 
 _LOOK = "Each row is a weight matrix, each column a measured step. The colour is the matrix's"
 _CONCLUSIONS = {
-    "running_rank": "The highest rank needed so far. Before you trust it, choose rank over null rank.",
-    "intrinsic_rank": "The rank needed at that step alone, which may shrink again when few directions take over.",
+    "intrinsic_rank": "The rank needed at that step, which may shrink again when few directions take over. Before you "
+    "trust it, choose rank over null rank.",
+    "running_rank": "The highest rank needed so far, the first steps included.",
     "explained_ratio": "How well the rank reached before explains the change. Below α new directions have come up.",
     "stable_rank": "About how many directions are as strong as the strongest; near 1, one direction is nearly all.",
     "effective_rank": "How many directions take part, weak ones too; it stays high where a long tail of weak ones is.",

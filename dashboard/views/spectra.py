@@ -27,8 +27,8 @@ def null_spectrum(state: RunState, matrix: str) -> np.ndarray | None:
     return np.asarray(null_singular_values(*shape(state, matrix))[: state.leading])
 
 
-def running_ranks(state: RunState, matrix: str) -> dict[int, int]:
-    """Rank reached so far at each finite step."""
+def present_ranks(state: RunState, matrix: str) -> dict[int, int]:
+    """Rank at each finite step."""
     rows = state.measurements[state.measurements["matrix"] == matrix]
-    rows = rows[rows["running_rank"].notna()]
-    return dict(zip(rows["step"].astype(int), rows["running_rank"].astype(int), strict=True))
+    rows = rows[rows["intrinsic_rank"].notna()]
+    return dict(zip(rows["step"].astype(int), rows["intrinsic_rank"].astype(int), strict=True))

@@ -1,21 +1,22 @@
 """The files that tensors are saved in, one class a format: which tensors one holds, and one tensor at a time.
 
-Files are mapped into memory, so that what is not asked for is not read, and nothing is unpickled but tensors and plain
-containers (`weights_only`).
+Files are mapped into memory, so that what is not asked for is not read.
 """
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from inrank_monitor.checkpoints.contents import numbers_in
+from inrank_monitor.checkpoints.pickled import LeftOut, parameters_of, read_pickled, refusal
+from inrank_monitor.checkpoints.steps import natural
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "module")
 _DTYPES = {
@@ -32,7 +33,7 @@ class TensorInfo:
     Attributes:
         shape: its sides.
         dtype: None if torch has none for it.
-        shared_with: name of the first tensor of the same memory, for tied weights in `torch.save` files.
+        shared_with: name of the first tensor of the same memory, or of the one that was kept, for tied weights.
         problem: why it cannot be read as a plain tensor.
     """
 
@@ -52,6 +53,11 @@ class Checkpoint(Protocol):
     path: Path
 
     @property
+    def numbers(self) -> Mapping[str, int]:
+        """What it says itself of where the training was: `step`, `epoch`."""
+        ...
+
+    @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """All of them, in the model's order where the format keeps it."""
         ...
@@ -69,9 +75,17 @@ class SafetensorsFile:
         try:
             opened: Any = safe_open(path, framework="pt")
             self._file = opened
-            self.tensors = {name: self._info(name) for name in sorted(opened.keys(), key=_natural)}
+            self.tensors = {name: self._info(name) for name in sorted(opened.keys(), key=natural)}
+            metadata: dict[str, str] = opened.metadata() or {}
         except (SafetensorError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
+        self.numbers = numbers_in(metadata)
+        # safetensors' save_model keeps one of tied weights, and says by which names it had the others
+        self._kept = {
+            name: kept for name, kept in metadata.items() if kept in self.tensors and name not in self.tensors
+        }
+        for name, kept in self._kept.items():
+            self.tensors[name] = replace(self.tensors[kept], shared_with=kept)
 
     def _info(self, name: str) -> TensorInfo:
         part = self._file.get_slice(name)
@@ -80,7 +94,7 @@ class SafetensorsFile:
 
     def read(self, name: str) -> Tensor:
         """See `Checkpoint`."""
-        tensor: Tensor = self._file.get_tensor(name)
+        tensor: Tensor = self._file.get_tensor(self._kept.get(name, name))
         return tensor
 
 
@@ -94,7 +108,9 @@ class TorchFile:
 
     def __init__(self, path: Path, key: str | None = None) -> None:
         self.path = path
-        state = find_state(_load(path), key, path)
+        content = read_pickled(path)
+        self.numbers = numbers_in(content if isinstance(content, Mapping) else {})
+        state = find_state(content, key, path)
         self._state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
         self.tensors: dict[str, TensorInfo] = {}
         first: dict[Any, str] = {}
@@ -111,30 +127,6 @@ class TorchFile:
         return self._state[name].detach()
 
 
-def _load(path: Path) -> Any:
-    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
-    try:
-        try:
-            return torch.load(path, mmap=True, **options)
-        except RuntimeError as error:
-            if "mmap can only be used" not in str(error):
-                raise
-            return torch.load(path, **options)  # the format of before torch 1.6
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused is None:
-            raise ValueError(f"{path} is damaged or no torch.save file") from None
-        raise ValueError(
-            f"{path} holds Python objects besides tensors ({refused[1]}), which are not loaded since they can run "
-            "code: save the state dict alone, by torch.save(model.state_dict(), FILE)"
-        ) from None
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle raises anything at all
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is damaged or no torch.save file: {reason}") from None
-
-
 def find_state(content: Any, key: str | None, path: Path) -> Mapping[str, Any]:
     """The state dict in what a `torch.save` file holds.
 
@@ -149,8 +141,10 @@ def find_state(content: Any, key: str | None, path: Path) -> Mapping[str, Any]:
     """
     if key is not None:
         return _at_key(content, key, path)
+    content = _opened(content)
     top: Mapping[str, Any] = content if _is_named(content) else {}
-    within: dict[str, Mapping[str, Any]] = {name: value for name, value in top.items() if _is_state(value)}
+    opened = {name: _opened(value) for name, value in top.items()}
+    within: dict[str, Mapping[str, Any]] = {name: value for name, value in opened.items() if _is_state(value)}
     usual = [name for name in _STATE_KEYS if name in within]
     if usual:
         return within[usual[0]]
@@ -158,6 +152,9 @@ def find_state(content: Any, key: str | None, path: Path) -> Mapping[str, Any]:
         return top
     if len(within) == 1:
         return next(iter(within.values()))
+    whole = next((one for one in (content, *map(opened.get, _STATE_KEYS)) if isinstance(one, LeftOut)), None)
+    if whole is not None and not within:
+        raise refusal(path, whole.name)
     kind = f"keys {', '.join(map(repr, list(content)[:8]))}" if isinstance(content, Mapping) else type(content).__name__
     which = f"several state dicts ({', '.join(map(repr, within))})" if within else f"no state dict at its top ({kind})"
     raise ValueError(f"{path} holds {which}: say where the weights are by key= (--key)")
@@ -170,10 +167,15 @@ def _at_key(content: Any, key: str, path: Path) -> Mapping[str, Any]:
         if not options:
             there = ", ".join(map(repr, list(found)[:8])) if isinstance(found, Mapping) else "no keys"
             raise ValueError(f"{path} holds nothing under key {key!r}; there are {there}")
-        found, rest = found[options[0]], rest[len(options[0]) + 1 :]
+        found, rest = _opened(found[options[0]]), rest[len(options[0]) + 1 :]
     if not _is_state(found):
         raise ValueError(f"{path}: what is under key {key!r} is no state dict: it holds no matrix")
     return found  # type: ignore[no-any-return]
+
+
+def _opened(value: Any) -> Any:
+    """A whole module as its state dict; anything else as it is."""
+    return (dict(parameters_of(value)) or value) if isinstance(value, LeftOut) else value
 
 
 def _is_named(value: Any) -> bool:
@@ -191,8 +193,3 @@ def _problem(value: Tensor) -> str | None:
     if value.layout != torch.strided:
         return f"layout {value.layout}"
     return "quantised" if value.is_quantized else None
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]

@@ -16,7 +16,7 @@ from inrank_monitor.checkpoints.described import names_of
 from inrank_monitor.checkpoints.files import Checkpoint
 from inrank_monitor.checkpoints.names import match_names, unwrapped
 from inrank_monitor.checkpoints.state_dict import unreadable
-from inrank_monitor.matrices import Coverage, CoverageRow, Matrix, find_matrices, hooked_weights
+from inrank_monitor.matrices import Coverage, CoverageRow, Matrix, find_matrices, hooked_weights, layer_of
 from inrank_monitor.tracking import Watched
 
 
@@ -25,9 +25,11 @@ class Slot(nn.Module):
 
     Attributes:
         held: the parameter alone.
+        layer_described: what the owner is; see `layer_of`.
     """
 
     held: tuple[Tensor, ...] = ()
+    layer_described: dict[str, Any] | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -60,6 +62,20 @@ class WatchedModel(Watched):
             if held:
                 places[parameter] = held[0]
         return places
+
+    def differing(self, first: Checkpoint, other: Checkpoint) -> list[str]:
+        """Names of the matrices that another checkpoint does not hold, or holds in another shape than the first."""
+        at_first, here = self.places(first), self.places(other)
+
+        def shape(checkpoint: Checkpoint, place: Any) -> Any:
+            return checkpoint.tensors[place].shape if isinstance(place, str) else None
+
+        return [
+            matrix.name
+            for matrix in self.matrices
+            if matrix.parameter not in here
+            or shape(first, at_first[matrix.parameter]) != shape(other, here[matrix.parameter])
+        ]
 
     def fill(self, matrix: Matrix, checkpoint: Checkpoint, place: Any) -> None:
         """Let a matrix, and all that are cut from the same parameter, read from this checkpoint."""
@@ -103,6 +119,7 @@ def watched_model(described: Described, first: Checkpoint, selection: dict[str, 
             reasons[matrix.parameter] = reason
             continue
         slot = slots.setdefault(matrix.parameter, Slot())
+        slot.layer_described = layer_of(matrix)
         kept.append(replace(matrix, module=slot, attribute="weight"))
     watched.names = {name: aliases for name, aliases in names.items() if name in slots}
     others = described.others

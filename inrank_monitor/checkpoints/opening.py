@@ -12,13 +12,19 @@ from typing import Any
 
 from torch import Tensor
 
+from inrank_monitor.checkpoints.contents import numbers_in, same_bits
 from inrank_monitor.checkpoints.files import Checkpoint, SafetensorsFile, TorchFile
+from inrank_monitor.checkpoints.steps import SUFFIXES
 
 ADAPTER_CONFIG = "adapter_config.json"
+TRAINER_STATE = "trainer_state.json"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-_NO_WEIGHTS = re.compile(r"(optimizer|scheduler|scaler|sampler|training_args|rng_state|random_states)")
+_NO_WEIGHTS = re.compile(
+    r"(^|[-_.])(optimi[sz]er|optim|opt|(lr_)?scheduler|sched|scaler|sampler|training_args|rng_state|random_states)s?"
+    r"(?![a-z])",
+    re.IGNORECASE,
+)
 DCP_COMMAND = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
 
 
@@ -36,6 +42,7 @@ class Shards:
             if name not in file.tensors:
                 raise ValueError(f"{path} says that {name} is in {file.path.name}, but it is not")
         self.tensors = {name: file.tensors[name] for name, file in self._places.items()}
+        self.numbers: dict[str, int] = {}
 
     def read(self, name: str) -> Tensor:
         """See `Checkpoint`."""
@@ -63,13 +70,36 @@ def open_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
     return _open_file(file, key)
 
 
+def numbers_of(path: Path, key: str | None = None) -> dict[str, int]:
+    """What a checkpoint says itself of where the training was: `step` and `epoch`, as far as it does.
+
+    Raises:
+        ValueError: it cannot be read; see `open_checkpoint`.
+    """
+    state = path / TRAINER_STATE
+    if state.is_file():
+        return numbers_in(read_json(state))
+    return dict(open_checkpoint(path, key).numbers)
+
+
+def same_weights(path: Path, other: Path, key: str | None = None) -> bool:
+    """Whether two checkpoints hold the same tensors, bit by bit; read up to the first that differs."""
+    one, two = open_checkpoint(path, key), open_checkpoint(other, key)
+    if {name: (info.shape, info.dtype) for name, info in one.tensors.items()} != {
+        name: (info.shape, info.dtype) for name, info in two.tensors.items()
+    }:
+        return False
+    readable = [name for name, info in one.tensors.items() if not (info.problem or two.tensors[name].problem)]
+    return bool(readable) and all(same_bits(one.read(name), two.read(name)) for name in readable)
+
+
 def weights_file(folder: Path) -> Path | None:
     """The file in a folder that holds its weights (the index, of several); None if there is none, or no telling."""
     names = (*_WEIGHTS, *_ADAPTER_WEIGHTS) if (folder / ADAPTER_CONFIG).exists() else _WEIGHTS
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    found = sorted(path for path in folder.iterdir() if path.is_file() and not _NO_WEIGHTS.match(path.name))
+    found = sorted(path for path in folder.iterdir() if path.is_file() and not _NO_WEIGHTS.search(path.name))
     indexes = [path for path in found if path.name.endswith(".index.json")]
     for files in (indexes, [path for path in found if is_weights_name(path)]):
         if len(files) == 1:
@@ -79,7 +109,7 @@ def weights_file(folder: Path) -> Path | None:
 
 def is_weights_name(path: Path) -> bool:
     """Whether a file is named like one that holds weights."""
-    return path.suffix in _SUFFIXES and not _NO_WEIGHTS.match(path.name)
+    return path.suffix in SUFFIXES and not _NO_WEIGHTS.search(path.name)
 
 
 def read_json(path: Path) -> dict[str, Any]:

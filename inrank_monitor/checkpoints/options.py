@@ -17,6 +17,7 @@ EXAMPLES = (
     "scan step_0.pt step_500.pt --run runs/x --key ema.model",
     "scan a.safetensors b.safetensors --run runs/x --steps 0 2000",
     "scan out --run runs/out --resume                # go on: it was killed, or there are new checkpoints",
+    "scan out --dry-run                              # which checkpoints, at which steps; nothing is measured",
 )
 
 
@@ -32,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="files and folders; the first one is W0. A folder of checkpoints stands for all of them",
     )
-    option("--run", Path, "DIR", "run directory to write", required=True, dest="directory")
+    option("--run", Path, "DIR", "run directory to write", dest="directory")
+    parser.add_argument("--dry-run", action="store_true", help="say which checkpoints at which steps, and stop")
     option("--steps", int, "N", "step of each checkpoint (default: from the names)", nargs="+")
     option("--key", str, "KEY", "of the state dict in torch.save files, dotted (default: found)")
     option("--config", Path, "FILE", "config.json of the model, where it is not beside the first checkpoint")
@@ -50,9 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Scan, saying what is read and how, and print the report."""
+    from inrank_monitor.checkpoints.choosing import find_checkpoints
     from inrank_monitor.checkpoints.scanning import scan
     from inrank_monitor.report import report_table
 
+    if options.dry_run:
+        print(chosen := find_checkpoints(options.checkpoints, options.steps, options.key))
+        print(chosen.note)
+        return 0
+    if options.directory is None:
+        raise ValueError("--run DIR is missing: the run directory to write (--dry-run writes none)")
     if is_locked(options.directory):
         raise ValueError(f"another process is writing the run {options.directory}: choose another --run")
     say = logging.StreamHandler(sys.stderr)

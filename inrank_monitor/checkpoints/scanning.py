@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from inrank_monitor.checkpoints.adapters import WatchedAdapter, is_adapter
+from inrank_monitor.checkpoints.choosing import Chosen, Saved, find_checkpoints
 from inrank_monitor.checkpoints.files import Checkpoint
 from inrank_monitor.checkpoints.model import WatchedModel
-from inrank_monitor.checkpoints.opening import open_checkpoint, read_json
+from inrank_monitor.checkpoints.opening import TRAINER_STATE, open_checkpoint, read_json
 from inrank_monitor.checkpoints.start import Source, start_scan
-from inrank_monitor.checkpoints.steps import Saved, find_checkpoints
 from inrank_monitor.checkpoints.watching import watch_checkpoint
 from inrank_monitor.distributed import Share
 from inrank_monitor.matrices import InitialWeights, Parts, no_weights
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from inrank_monitor.runs import Run
 
 logger = logging.getLogger("inrank_monitor")
-_TRAINER_STATE = "trainer_state.json"
 _NOT_LOGGED = ("step", "epoch", "total_flos")
 _GROUP = 4  # matrices a worker that are handed out together
 
@@ -119,20 +118,30 @@ def scan(
         tensorboard=tensorboard,
     )
     path = local_path(directory)
-    saved, origin = find_checkpoints(checkpoints, steps)
-    source = _watch(saved, key, model, None if config is None else local_path(config, "config"), options)
+    chosen = find_checkpoints(checkpoints, steps, key)
+    logger.info("%s", chosen)
+    source, remarks = _watch(chosen, key, model, None if config is None else local_path(config, "config"), options)
     started, todo = start_scan(path, source, options, resume)
-    notes = [f"W0 is {saved[0].path.name}, at step {saved[0].step}"] if source.watched.begins_at_first else []
-    job = _Scan(started, source, SpectrumPool(workers))
-    hint = source.watched.buffer_rank_hint(buffer_rank)
-    job.run(todo, [*notes, source.watched.note, origin, *([hint] if hint else [])], progress)
+    first = chosen.saved[0]
+    notes = [f"W0 is {first.path.name}, at step {first.step}"] if source.watched.begins_at_first else []
+    notes += [source.watched.note, chosen.note, *remarks]
+    notes += [f"left out: {path.name}, {reason}" for path, reason in chosen.skipped]
+    if hint := source.watched.buffer_rank_hint(buffer_rank):
+        notes.append(hint)
+    _Scan(started, source, SpectrumPool(workers)).run(todo, notes, progress)
     return open_run(started.directory)
 
 
 def _watch(
-    saved: Sequence[Saved], key: str | None, model: nn.Module | None, config: Path | None, options: RunOptions
-) -> Source:
-    """The first checkpoint and what is watched, once every checkpoint has been opened, and found to be of its kind."""
+    chosen: Chosen, key: str | None, model: nn.Module | None, config: Path | None, options: RunOptions
+) -> tuple[Source, list[str]]:
+    """The first checkpoint and what is watched, once every checkpoint has been opened, and found to be of its kind.
+
+    Also a remark on each checkpoint that does not hold all of it in these shapes.
+    """
+    saved = chosen.saved
+    if not saved:
+        raise ValueError(f"there is no checkpoint whose step is known:\n{chosen}")
     kinds = {is_adapter(one.path): one for one in saved}
     if len(kinds) == 2:
         raise ValueError(
@@ -147,11 +156,16 @@ def _watch(
     else:
         watched = watch_checkpoint(first, model, config, **options.selection)
     if watched.begins_at_first and len(saved) < 2:
-        raise ValueError(f"a scan needs W0 and one more checkpoint at least, got {saved[0].path} alone")
+        raise ValueError(f"a scan needs W0 and one more checkpoint at least, got {saved[0].path} alone:\n{chosen}")
+    remarks = []
     for one in saved[1:]:
-        if not watched.places(open_checkpoint(one.path, key)):
+        opened = open_checkpoint(one.path, key)
+        if not watched.places(opened):
             raise ValueError(f"{one.path} has none of the matrices of {saved[0].path}: is it of another model?")
-    return Source(saved, key, first, watched)
+        if other := watched.differing(first, opened):
+            many = f"{len(other)} of {len(watched.matrices)} matrices"
+            remarks.append(f"{one.path.name} has {many} in other shapes or not at all ({', '.join(other[:3])})")
+    return Source(saved, key, first, watched), remarks
 
 
 class _Scan:
@@ -246,7 +260,7 @@ class _Scan:
 
 def _trainer_scalars(path: Path, after: int, until: int) -> list[ScalarRow]:
     """What a Trainer logged (loss, learning rate, evaluations) after one step and until another, if it left that."""
-    file = path / _TRAINER_STATE
+    file = path / TRAINER_STATE
     if not file.is_file():
         return []
     when = file.stat().st_mtime

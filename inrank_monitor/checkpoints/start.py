@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from inrank_monitor.checkpoints.choosing import Saved
 from inrank_monitor.checkpoints.files import Checkpoint
 from inrank_monitor.checkpoints.model import WatchedModel
-from inrank_monitor.checkpoints.steps import Saved
 from inrank_monitor.distributed import initial_norm
 from inrank_monitor.matrices import InitialWeights
 from inrank_monitor.runs import RunOptions

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
+from inrank_monitor.checkpoints.contents import same_bits
 from inrank_monitor.checkpoints.files import Checkpoint, TensorInfo
 from inrank_monitor.checkpoints.named_layers import is_embedding
 from inrank_monitor.checkpoints.names import unwrapped
@@ -61,18 +60,21 @@ def clean(first: Checkpoint) -> dict[str, TensorInfo]:
 
 
 def _tied(first: Checkpoint) -> dict[str, str]:
-    """Name -> the name before it of the same weight: known, or an embedding's values once more (the output layer's)."""
-    tied = {name: info.shared_with for name, info in first.tensors.items() if info.shared_with}
-    embeddings = [name for name, info in first.tensors.items() if is_embedding(name) and len(info.shape) == 2]
-    for embedding in embeddings:
-        for name, info in first.tensors.items():
-            other = first.tensors[embedding]
-            alike = (info.shape, info.dtype, info.problem) == (other.shape, other.dtype, None)
-            if alike and name not in tied and not is_embedding(name) and _same_bits(first, name, embedding):
-                tied[name] = embedding
+    """Name -> that of the same weight that stands for it: an embedding, where there is one, else the first.
+
+    Tied are names of one memory, and any that repeat an embedding's values (the output layer's).
+    """
+    groups: dict[str, list[str]] = {}
+    for name, info in first.tensors.items():
+        groups.setdefault(info.shared_with or name, []).append(name)
+    for embedding in [name for name in groups if is_embedding(name) and len(first.tensors[name].shape) == 2]:
+        for other in [name for name in groups if not is_embedding(name)]:
+            info, own = first.tensors[other], first.tensors[embedding]
+            alike = (info.shape, info.dtype, info.problem) == (own.shape, own.dtype, None)
+            if alike and same_bits(first.read(other), first.read(embedding)):
+                groups[embedding] += groups.pop(other)
+    tied: dict[str, str] = {}
+    for names in groups.values():
+        stands = next((name for name in names if is_embedding(name)), names[0])
+        tied |= {name: stands for name in names if name != stands}
     return tied
-
-
-def _same_bits(first: Checkpoint, name: str, other: str) -> bool:
-    one, two = (first.read(each).contiguous().view(torch.uint8) for each in (name, other))
-    return torch.equal(one, two)

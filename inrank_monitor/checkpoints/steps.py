@@ -1,102 +1,102 @@
-"""Which checkpoints a scan reads, and at which optimizer step each was saved."""
+"""The step or the epoch in a checkpoint's name, and an order of names in which epoch 2 comes before epoch 10."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
-from inrank_monitor.checkpoints.opening import is_weights_name, weights_file
-from inrank_monitor.runs import local_path
-
-# Asked in this order: `step-1000-checkpoint-3` is step 1000. A k or an M after the number is a thousand or a million.
-_STEP_NAMES = [
-    re.compile(rf"(?:^|[^a-z])(?:{word})[-_=]?(\d+)(k|m)?(?![a-z0-9])", re.IGNORECASE)
-    for word in ("(?:global_?)?steps?", "iter(?:ation)?s?", "checkpoint|ckpt")
-]
-_TRAINER_FOLDER = re.compile(r"checkpoint-\d+")
-_FILES_NAMED_ALIKE = ("model", "pytorch_model", "adapter_model", "weights")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".th")
+_FILES_NAMED_ALIKE = ("model", "pytorch_model", "adapter_model", "weights", "checkpoint", "ckpt", "state", "state_dict")
+_STEP, _EPOCH = r"(?:global_?)?steps?", r"epochs?|eps?"
+_ITERATION, _CHECKPOINT = r"it(?:e?rs?|erations?)?|updates?", r"checkpoint|ckpt"
+_UNITS = {"": 1, "k": 1000, "m": 1_000_000}
 
 
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint and its step."""
-
-    path: Path
-    step: int
+def _before(words: str) -> re.Pattern[str]:
+    """A number after one of these words: `step_1000`. A k or an M after it is a thousand or a million."""
+    return re.compile(rf"(?:^|[^a-z])(?:{words})[-_=. ]?(\d+)(k|m)?(?![a-z0-9]|\.\d)", re.IGNORECASE)
 
 
-def find_checkpoints(paths: Sequence[str | Path], steps: Sequence[int] | None = None) -> tuple[list[Saved], str]:
-    """Checkpoints in the order of their steps, and a sentence on where the steps come from.
+def _after(words: str) -> re.Pattern[str]:
+    """A number before one of these words: `1000_steps`."""
+    return re.compile(rf"(?:^|[^a-z0-9.])(\d+)(k|m)?[-_ ]?(?:{words})(?![a-z0-9])", re.IGNORECASE)
 
-    Args:
-        paths: files and folders. A folder of checkpoints (a Trainer's output) stands for all of them. The first one is
-            W0; if it alone has no step in its name it is at step 0.
-        steps: one for each checkpoint, increasing; default: the numbers in the names, or 0, 1, 2, ... where no name has
-            one.
 
-    Raises:
-        FileNotFoundError: one of them does not exist.
-        ValueError: the steps are not known, not increasing, or not as many as the checkpoints.
+# Asked in this order: `step-1000-checkpoint-3` is step 1000.
+_STEPS = (_before(_STEP), _before(_ITERATION), _after(_STEP), _after(r"iter(?:ation)?s?|updates?"))
+_EPOCHS = (_before(_EPOCH), _after(r"epochs?"), re.compile(r"(?:^|[-_. ])e=?(\d+)()(?![a-z0-9])", re.IGNORECASE))
+_EPOCH_AND_STEP = re.compile(r"checkpoint_(\d+)_(\d+)")  # fairseq's
+_NUMBER = re.compile(r"(.*?)(\d+)([^\d]*)", re.DOTALL)
+_PIECES = re.compile(r"rank|shard|part|consolidated|fold|seed|stage|expert|worker", re.IGNORECASE)
+
+
+class Mark(NamedTuple):
+    """What a name says of when its checkpoint was saved.
+
+    Attributes:
+        step: an optimizer step (an iteration, a checkpoint's number).
+        epoch: an epoch.
     """
-    found = [path for given in paths for path in _expand(local_path(given, "checkpoints"))]
-    if steps is not None:
-        return _with_steps(found, list(steps)), "steps as given"
-    named = [step_in(path) for path in found]
-    if all(step is None for step in named):
-        note = "no step in the checkpoints' names: they are numbered 0, 1, 2, … (steps= or --steps tells the real ones)"
-        return [Saved(path, place) for place, path in enumerate(found)], note
-    note = "steps from the checkpoints' names"
-    if named[0] is None and None not in named[1:]:
-        named[0], note = 0, f"steps from the checkpoints' names; {found[0].name}, which has none, is step 0"
-    for path, step in zip(found, named, strict=True):
-        if step is None:
-            raise ValueError(
-                f"the step of {path} is not in its name, as it is in others': give all by steps= (--steps)"
-            )
-    saved = sorted((Saved(path, step or 0) for path, step in zip(found, named, strict=True)), key=lambda one: one.step)
-    for one, other in pairwise(saved):
-        if one.step == other.step:
-            raise ValueError(f"{one.path} and {other.path} are both at step {one.step}: leave one out, or give steps=")
-    return saved, note
+
+    step: int | None = None
+    epoch: int | None = None
 
 
-def step_in(path: Path) -> int | None:
-    """The optimizer step in a checkpoint's name, or in its folder's where the file is named as in every folder.
+def mark_in(path: Path) -> Mark:
+    """The step and the epoch in a checkpoint's name, or in its folder's where the file is named as in every folder.
 
-    >>> [step_in(Path(name)) for name in ("out/checkpoint-500", "epoch=1-step=200.ckpt", "step_10k.pt", "last.ckpt")]
-    [500, 200, 10000, None]
+    >>> [tuple(mark_in(Path(name))) for name in ("out/checkpoint-500", "epoch=1-step=200.ckpt", "model_epoch_10.pt")]
+    [(500, None), (200, 1), (None, 10)]
+    >>> [tuple(mark_in(Path(name))) for name in ("step_10k.pt", "epoch_3/model.safetensors", "last.ckpt")]
+    [(10000, None), (None, 3), (None, None)]
     """
+    name = stem(path)
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    if found := _EPOCH_AND_STEP.fullmatch(words):
+        return Mark(int(found[2]), int(found[1]))
+    step, epoch = _first(_STEPS, words), _first(_EPOCHS, words)
+    if step is None and epoch is None:
+        step = _first((_before(_CHECKPOINT),), words)
+    if step is None and epoch is None and name.isdecimal():
+        step = int(name)
+    if step is None and epoch is None and name in _FILES_NAMED_ALIKE and path.parent.name:
+        return mark_in(path.parent)
+    return Mark(step, epoch)
+
+
+def numbers_in_names(paths: Iterable[Path]) -> list[int] | None:
+    """The one number by which names differ, where they are the same but for it: `net_1.pt`, `net_2.pt`, `net_10.pt`.
+
+    None for other names, and for those of one checkpoint's pieces (`rank_0.pt`, `consolidated.01.pth`).
+    """
+    found = [_NUMBER.fullmatch(stem(path)) for path in paths]
+    if len(found) < 2 or not all(found):
+        return None
+    alike = {(match[1], match[3]) for match in found if match}
+    if len(alike) > 1 or any(map(_PIECES.search, next(iter(alike)))):
+        return None
+    return [int(match[2]) for match in found if match]
+
+
+def stem(path: Path) -> str:
+    """The name without what says that it is a file of weights: `a` of `a.pth.tar` and `a.safetensors.index.json`."""
     name = path.name.split(".safetensors")[0]
-    stem = name if path.suffix not in (".pt", ".pth", ".bin", ".ckpt") else path.stem
-    for pattern in _STEP_NAMES:
-        if found := pattern.findall(stem):
+    while (suffix := Path(name).suffix) in SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """A key to sort names by, in which 2 comes before 10."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+
+
+def _first(patterns: Iterable[re.Pattern[str]], words: str) -> int | None:
+    for pattern in patterns:
+        if found := pattern.findall(words):
             number, unit = found[-1]
-            return int(number) * {"": 1, "k": 1000, "m": 1_000_000}[unit.lower()]
-    if stem.isdecimal():
-        return int(stem)
-    return step_in(path.parent) if stem in _FILES_NAMED_ALIKE and path.parent.name else None
-
-
-def _expand(path: Path) -> list[Path]:
-    """A folder of checkpoints as these, anything else as it is."""
-    if not path.exists():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    if not path.is_dir():
-        return [path]
-    inside = sorted(path.iterdir())
-    folders = [each for each in inside if each.is_dir() and _TRAINER_FOLDER.fullmatch(each.name)]
-    if not folders and weights_file(path) is None and not (path / "zero_to_fp32.py").exists():
-        folders = [each for each in inside if step_in(each) is not None and (each.is_dir() or is_weights_name(each))]
-    return sorted(folders, key=lambda each: step_in(each) or 0) or [path]
-
-
-def _with_steps(paths: list[Path], steps: list[int]) -> list[Saved]:
-    if len(steps) != len(paths):
-        raise ValueError(f"steps must be one for each checkpoint: {len(steps)} given, {len(paths)} checkpoints")
-    for before, step in zip([-1, *steps], steps, strict=False):
-        if isinstance(step, bool) or not isinstance(step, int) or step <= before:
-            raise ValueError(f"steps must be increasing integers of at least 0, got {step!r} after {before}")
-    return [Saved(path, step) for path, step in zip(paths, steps, strict=True)]
+            return int(number) * _UNITS[unit.lower()]
+    return None

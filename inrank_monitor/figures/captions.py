@@ -15,13 +15,13 @@ class Caption(NamedTuple):
 CAPTIONS: dict[str, Caption] = {
     "rank_heatmap": Caption(
         "Each row is a weight matrix, each column a measured step. The colour is the rank that the "
-        "matrix's change since the start has needed so far, divided by the rank that pure noise of the "
+        "matrix's change since the start needs at that step, divided by the rank that pure noise of the "
         "same shape would need.",
         "Dark rows learn in few directions: a low-rank layer would do. Where the colour comes near 1, "
         "the change cannot be told from noise by its rank.",
     ),
     "rank_evolution": Caption(
-        "How many directions each matrix's change since the start has needed so far; it never shrinks. "
+        "How many directions each matrix's change since the start needs, step by step. "
         "Dashed: the rank of pure noise of the same shape (the null rank).",
         "A line far below its dashes means that training uses few directions there. A line that still "
         "climbs has not settled; one that has long been flat shows the rank that is enough.",

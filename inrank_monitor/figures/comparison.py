@@ -43,7 +43,7 @@ def mean_over_matrices(measurements: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def run_comparison(
     runs: Mapping[str, pd.DataFrame],
-    column: str = "running_rank",
+    column: str = "intrinsic_rank",
     matrix: str | None = None,
     *,
     align: Align = "step",

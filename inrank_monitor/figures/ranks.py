@@ -28,7 +28,7 @@ LAYER_COLUMNS = ("layer_rank", "capacity")
 
 def rank_evolution(
     measurements: pd.DataFrame,
-    column: str = "running_rank",
+    column: str = "intrinsic_rank",
     matrices: Iterable[str] | None = None,
     *,
     events: pd.DataFrame | None = None,
@@ -138,7 +138,7 @@ def _add_growth(
 
 def rank_heatmap(
     measurements: pd.DataFrame,
-    column: str = "running_rank",
+    column: str = "intrinsic_rank",
     relative_to_null: bool = False,
     *,
     matrices: Iterable[str] | None = None,

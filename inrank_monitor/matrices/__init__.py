@@ -5,6 +5,7 @@ from __future__ import annotations
 from inrank_monitor.matrices.adapters import Adapter, since_start
 from inrank_monitor.matrices.finding import Coverage, CoverageRow, find_matrices, unwrap
 from inrank_monitor.matrices.initial_weights import InitialWeights, Keep, check_keep, no_weights
+from inrank_monitor.matrices.layers import layer_of
 from inrank_monitor.matrices.layout import Parts
 from inrank_monitor.matrices.matrix import Block, LowRankUpdate, Matrix, is_sharded, local
 from inrank_monitor.matrices.patterns import glob
@@ -28,6 +29,7 @@ __all__ = [
     "glob",
     "hooked_weights",
     "is_sharded",
+    "layer_of",
     "local",
     "named_weights",
     "no_weights",

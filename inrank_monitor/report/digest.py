@@ -7,11 +7,11 @@ import pandas as pd
 
 from inrank_monitor.ranks import buffer_rank_text
 from inrank_monitor.report.source import RunTables
+from inrank_monitor.runs import peak_ranks
 
 _COLUMNS = (
     "step",
     "intrinsic_rank",
-    "running_rank",
     "stable_rank",
     "effective_rank",
     "relative_norm",
@@ -24,19 +24,18 @@ def matrix_table(run: RunTables) -> pd.DataFrame:
     """Each matrix at its last finite measurement, in model order, all numbers float64.
 
     Returns:
-        DataFrame indexed by matrix: rows, cols, buffer_rank, step, intrinsic_rank, running_rank, null_rank,
-        rank_over_null (of the running rank), stable_rank, effective_rank, relative_norm. NaN for a matrix
-        that has no finite measurement.
+        DataFrame indexed by matrix: rows, cols, buffer_rank, step, intrinsic_rank, null_rank, rank_over_null,
+        peak_rank, stable_rank, effective_rank, relative_norm. NaN for a matrix that has no finite measurement.
     """
     table = run.matrices.reindex(columns=["rows", "cols", "buffer_rank", "null_rank"])
     measured = run.measurements
     finite = measured[measured["intrinsic_rank"].notna() & np.isfinite(measured["stable_rank"].astype(float))]
     last = finite.drop_duplicates("matrix", keep="last")
     last = last.set_index(last["matrix"].astype(str))[list(_COLUMNS)]
-    table = table.join(last.astype("Float64").astype(float))
+    table = table.join(last.astype("Float64")).join(peak_ranks(measured).rename("peak_rank").astype("Float64"))
     table = table.astype(float)
-    table["rank_over_null"] = table["running_rank"] / table["null_rank"].where(table["null_rank"] > 0)
-    order = ["rows", "cols", "buffer_rank", "step", "intrinsic_rank", "running_rank", "null_rank", "rank_over_null"]
+    table["rank_over_null"] = table["intrinsic_rank"] / table["null_rank"].where(table["null_rank"] > 0)
+    order = ["rows", "cols", "buffer_rank", "step", "intrinsic_rank", "null_rank", "rank_over_null", "peak_rank"]
     return table[[*order, "stable_rank", "effective_rank", "relative_norm"]]
 
 
@@ -46,13 +45,13 @@ def one_buffer_rank(table: pd.DataFrame) -> bool:
 
 
 def cells(table: pd.DataFrame) -> list[list[str]]:
-    """Rows of `matrix_table` as text: shape, b where it differs, ranks, their ratio, stable, effective, ‖ΔW‖/‖W0‖."""
+    """Rows of `matrix_table` as text: shape, b where it differs, rank, null rank, their ratio, peak, and the rest."""
     digits = {
         **({} if one_buffer_rank(table) else {"buffer_rank": 0}),
         "intrinsic_rank": 0,
-        "running_rank": 0,
         "null_rank": 0,
         "rank_over_null": 2,
+        "peak_rank": 0,
         "stable_rank": 1,
         "effective_rank": 1,
         "relative_norm": 3,
@@ -112,9 +111,9 @@ def verdict(table: pd.DataFrame) -> str:
         return "No matrix has a finite measurement yet."
     near = int((ratio >= 0.9).sum())
     if len(ratio) == 1:
-        return f"The one measured matrix has reached {ratio.iloc[0]:.2f} of its null rank, the rank of noise."
+        return f"The one measured matrix is at {ratio.iloc[0]:.2f} of its null rank, the rank of noise."
     text = (
-        f"Half of the matrices have reached at most {ratio.median():.2f} of their null rank (the rank of "
+        f"Half of the matrices are at most at {ratio.median():.2f} of their null rank (the rank of "
         f"noise of the same shape); the lowest is at {ratio.min():.2f}, the highest at {ratio.max():.2f}."
     )
     return text + (f" {near} of {len(ratio)} cannot be told from noise by rank." if near else "")

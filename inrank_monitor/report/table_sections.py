@@ -21,9 +21,9 @@ def matrices_section(table: pd.DataFrame) -> str:
         "shape",
         *([] if one_buffer_rank(table) else ["b"]),
         "rank",
-        "max",
         "null rank",
-        "max / null",
+        "rank / null",
+        "peak",
         "stable",
         "effective",
         "‖ΔW‖/‖W0‖",
@@ -35,7 +35,7 @@ def matrices_section(table: pd.DataFrame) -> str:
     ]
     parts = [
         f"<h2>The {len(rows)} matrices</h2>",
-        '<p class="caption">Each at its last finite measurement; max is the highest rank so far.</p>',
+        '<p class="caption">Each at its last finite measurement; peak: highest rank so far, first steps left out.</p>',
         html_table(heads, rows[:ROWS_SHOWN_AT_ONCE]),
     ]
     if len(rows) > ROWS_SHOWN_AT_ONCE:

@@ -19,10 +19,10 @@ from inrank_monitor.report.digest import (
 from inrank_monitor.report.source import RunTables
 
 WIDTH = 100
-_HEADS = ("matrix", "shape", "b", "rank", "max", "null", "max/null", "stable", "effective", "ΔW/W0")
+_HEADS = ("matrix", "shape", "b", "rank", "null", "rank/null", "peak", "stable", "effective", "ΔW/W0")
 _LEGEND = (
-    "rank: least that explains the change W − W0 by the rule above; max: highest so far; null: what the "
-    "rule gives noise of that shape; ΔW/W0: size of the change over size of the first weights."
+    "rank: least that explains the change W − W0 by the rule above; null: what the rule gives noise of that "
+    "shape; peak: highest rank so far, without the first steps; ΔW/W0: size of the change over that of W0."
 )
 
 

@@ -33,6 +33,7 @@ from inrank_monitor.runs.run_file import read_info
 if TYPE_CHECKING:
     from inrank_monitor.runs.export import export_run
     from inrank_monitor.runs.folder import RunFolder, list_runs
+    from inrank_monitor.runs.peak import peak_ranks
     from inrank_monitor.runs.recomputation import logged_rule, recompute
     from inrank_monitor.runs.run import Run, open_run
     from inrank_monitor.runs.shared_run import RunState, SharedRun
@@ -48,6 +49,7 @@ _READING = {
     "list_runs": "folder",
     "logged_rule": "recomputation",
     "open_run": "run",
+    "peak_ranks": "peak",
     "recompute": "recomputation",
 }
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "logged_rule",
     "make_batch",
     "open_run",
+    "peak_ranks",
     "read_info",
     "recompute",
     "write_json",

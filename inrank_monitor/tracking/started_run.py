@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from inrank_monitor.matrices import Adapter, Matrix
+from inrank_monitor.matrices import Adapter, Matrix, layer_of
 from inrank_monitor.ranks import Kind, null_rank
 from inrank_monitor.runs import (
     RUN_FILE,
@@ -222,7 +222,8 @@ def check_same(directory: Path, info: dict[str, Any], watched: Watched, options:
 def describe_matrix(matrix: Matrix, norm: float, options: RunOptions) -> dict[str, Any]:
     """What run.json says of a matrix."""
     kind: Kind = "factors" if matrix.in_factors else "gaussian"
-    fixed = {"adapter_rank": matrix.module.capacity} if isinstance(matrix.module, Adapter) else {}
+    fixed = layer_of(matrix)
+    fixed |= {"adapter_rank": matrix.module.capacity} if isinstance(matrix.module, Adapter) else {}
     rule = options.rule
     buffer_rank = rule.buffer_rank_of(matrix.rows, matrix.cols)
     null = null_rank(

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from inrank_monitor.checkpoints.choosing import find_checkpoints
 from inrank_monitor.checkpoints.names import match_names
 from inrank_monitor.checkpoints.opening import open_checkpoint
-from inrank_monitor.checkpoints.steps import find_checkpoints, step_in
+from inrank_monitor.checkpoints.steps import mark_in
 from inrank_monitor.checkpoints.watching import watch_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -294,7 +295,7 @@ def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_steps_are_read_from_names(name: str, step: int | None) -> None:
-    assert step_in(Path(name)) == step
+    assert mark_in(Path(name)).step == step
 
 
 def touch(folder: Path, *names: str) -> list[Path]:
@@ -306,24 +307,27 @@ def touch(folder: Path, *names: str) -> list[Path]:
 
 def test_a_folder_of_checkpoints_stands_for_them_in_numeric_order(tmp_path: Path) -> None:
     touch(tmp_path, *(f"checkpoint-{step}/model.safetensors" for step in (1000, 20, 300)), "model.safetensors")
-    saved, note = find_checkpoints([tmp_path])
+    chosen = find_checkpoints([tmp_path])
+    saved, note = chosen.saved, chosen.note
     assert [(one.path.name, one.step) for one in saved] == [(f"checkpoint-{step}", step) for step in (20, 300, 1000)]
     assert note == "steps from the checkpoints' names"
 
 
 def test_files_as_the_shell_sorts_them_are_put_in_the_order_of_their_steps(tmp_path: Path) -> None:
-    saved, _ = find_checkpoints(sorted(touch(tmp_path, "step_1000.pt", "step_200.pt", "step_0.pt")))
+    saved = find_checkpoints(sorted(touch(tmp_path, "step_1000.pt", "step_200.pt", "step_0.pt"))).saved
     assert [one.step for one in saved] == [0, 200, 1000]
 
 
 def test_a_first_checkpoint_without_a_step_is_at_step_0(tmp_path: Path) -> None:
-    saved, note = find_checkpoints(touch(tmp_path, "base.pt", "step_50.pt"))
+    chosen = find_checkpoints(touch(tmp_path, "base.pt", "step_50.pt"))
+    saved, note = chosen.saved, chosen.note
     assert [one.step for one in saved] == [0, 50]
     assert "base.pt, which has none, is step 0" in note
 
 
 def test_names_without_steps_are_numbered_and_that_is_said(tmp_path: Path) -> None:
-    saved, note = find_checkpoints(touch(tmp_path, "a.pt", "b.pt", "c.pt"))
+    chosen = find_checkpoints(touch(tmp_path, "a.pt", "b.pt", "c.pt"))
+    saved, note = chosen.saved, chosen.note
     assert [one.step for one in saved] == [0, 1, 2]
     assert "numbered 0, 1, 2" in note
 

@@ -73,6 +73,29 @@ def test_a_model_given_names_kinds_and_ties(tmp_path: Path) -> None:
     assert all(torch.equal(value, first[name]) for name, value in model.state_dict().items())
 
 
+def test_layers_and_their_groups_are_logged_as_the_model_has_them(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.LSTM(3, 4), nn.Linear(4, 4))
+    for step in (0, 1):
+        torch.save(model.state_dict(), tmp_path / f"step_{step}.pt")
+    run = scanned([tmp_path / "step_0.pt", tmp_path / "step_1.pt"], tmp_path / "run", model=model)
+    logged = {each["parameter"]: (each["layer"], each.get("groups")) for each in run.info["matrices"]}
+    assert logged == {
+        "0.weight": ("Conv2d", 2), "1.weight_ih_l0": ("", None), "1.weight_hh_l0": ("", None),
+        "2.weight": ("Linear", None),
+    }  # fmt: skip
+
+
+def test_a_scan_that_logged_less_of_its_matrices_goes_on(tmp_path: Path) -> None:
+    _, paths = tracked(tmp_path)
+    run = scanned(paths[:2], tmp_path / "run")
+    info = json.loads((run.path / "run.json").read_text())
+    for entry in info["matrices"]:
+        del entry["layer"]
+    (run.path / "run.json").write_text(json.dumps(info))
+    again = scanned(paths, tmp_path / "run", resume=True)
+    assert again.measurements["step"].unique().tolist() == [2, 4, 6]
+
+
 def test_wrapped_checkpoints_are_of_the_same_matrices(tmp_path: Path) -> None:
     live, paths = tracked(tmp_path)
     for path, prefix in zip(paths[1:], ("module.", "_orig_mod.", "model._orig_mod."), strict=True):

@@ -68,7 +68,7 @@ def test_table_of_runs_is_the_list_of_runs_newest_first(folder: Path) -> None:
 def test_heat_map_is_rank_over_null_rank_and_the_loss_stands_beside_it(run: Any) -> None:
     heat, loss = specs(show("Overview"))
     table = run.measurements.astype({"matrix": str})
-    expected = (table["running_rank"] / table["null_rank"]).astype(float)
+    expected = (table["intrinsic_rank"] / table["null_rank"]).astype(float)
     expected.index = pd.MultiIndex.from_frame(table[["matrix", "step"]])
     expected = expected.unstack().loc[heat["data"][0]["y"]]
     np.testing.assert_allclose(numbers(heat["data"][0]["z"]), expected, rtol=1e-6)
@@ -81,7 +81,7 @@ def test_rank_lines_are_the_logged_ranks_beside_their_null_rank(run: Any) -> Non
     lines = by_name(figure, run.matrices.index)
     assert set(lines) == set(run.matrices.index)
     for name, rows in run.measurements.groupby("matrix", observed=True):
-        np.testing.assert_array_equal(numbers(lines[str(name)]["y"]), rows["running_rank"].astype(float))
+        np.testing.assert_array_equal(numbers(lines[str(name)]["y"]), rows["intrinsic_rank"].astype(float))
         assert set(numbers(lines[str(name)]["customdata"])) == {float(run.matrices.loc[name, "null_rank"])}
     assert {"block 0", "block 1"} <= {trace.get("name") for trace in figure["data"]}
 
@@ -94,10 +94,10 @@ def test_filters_in_the_address_leave_only_their_matrices(run: Any) -> None:
 @pytest.mark.parametrize(
     ("when", "steps"), [("two steps", [10, 40]), ("one step", [40]), ("all steps", [10, 20, 30, 40])]
 )
-def test_density_fills_the_rank_reached_by_each_step(run: Any, when: str, steps: list[int]) -> None:
+def test_density_fills_the_rank_of_each_step(run: Any, when: str, steps: list[int]) -> None:
     (figure,) = specs(show("Spectrum density", when=when, matrix="h.0.mlp.c_fc.weight"))
     drawn = {t["meta"][0]: t["meta"][1] for t in figure["data"] if len(t.get("meta") or []) == 3}
-    mine = run.measurements[run.measurements["matrix"] == "h.0.mlp.c_fc.weight"].set_index("step")["running_rank"]
+    mine = run.measurements[run.measurements["matrix"] == "h.0.mlp.c_fc.weight"].set_index("step")["intrinsic_rank"]
     assert drawn == {step: int(mine[step]) for step in steps}
 
 
@@ -136,7 +136,7 @@ def test_compare_draws_a_line_a_run_aligned_by_share_of_training(folder: Path) -
         table = open_run(folder / name).measurements
         mine = table[table["matrix"] == "h.0.mlp.c_fc.weight"]
         assert trace["name"] == name
-        np.testing.assert_array_equal(numbers(trace["y"]), mine["running_rank"].astype(float))
+        np.testing.assert_array_equal(numbers(trace["y"]), mine["intrinsic_rank"].astype(float))
         np.testing.assert_allclose(numbers(trace["x"]), mine["step"] / mine["step"].max())
     assert [trace["name"] for trace in loss["data"]] == ["short", "long"]
 
@@ -145,10 +145,10 @@ def test_advice_is_the_advice_of_the_package(run: Any) -> None:
     app = show("Advice")
     table, expected = app.dataframe[0].value, advise(run)
     assert list(table["matrix"]) == list(expected.index)
-    for column in ("rank", "last_rank", "null_rank", "parameters_saved", "multiply_adds_saved", "verdict"):
+    for column in ("rank", "peak_rank", "null_rank", "parameters_saved", "multiply_adds_saved", "verdict"):
         assert list(table[column]) == list(expected[column])
     labels = [button.proto.label for button in app.get("download_button")]
-    assert labels == ["Advice as CSV", "rank_pattern for LoRA (JSON)"]
+    assert labels == ["Advice as CSV", "LoraConfig for PEFT (JSON)"]
 
 
 def test_changing_the_rule_recomputes_ranks_from_the_stored_spectra(run: Any) -> None:
@@ -159,7 +159,7 @@ def test_changing_the_rule_recomputes_ranks_from_the_stored_spectra(run: Any) ->
     table = recompute(run, RankRule(0.6, 4))
     lines = by_name(specs(app)[0], run.matrices.index)
     for name, rows in table.groupby("matrix", observed=True):
-        np.testing.assert_array_equal(numbers(lines[str(name)]["y"]), rows["running_rank"].astype(float))
+        np.testing.assert_array_equal(numbers(lines[str(name)]["y"]), rows["intrinsic_rank"].astype(float))
     assert "recomputed" in texts(app)
     app.radio(key="definition").set_value("reference").run()
     assert not app.exception

@@ -17,7 +17,7 @@ import pytest
 from helpers.dashboard_browser import drawn, open_view, place, serving, settle, streamlit, until, url, visit
 
 from inrank_monitor import open_run
-from inrank_monitor.advice import advise, rank_pattern
+from inrank_monitor.advice import advise, lora_config
 from inrank_monitor.launch import app_directory
 
 pytestmark = pytest.mark.slow
@@ -153,9 +153,9 @@ def test_advice_is_downloaded_as_a_file_that_lora_takes(browser: Any, live: Trai
     with serving(*streamlit(), folder=str(live.directory.parent)) as address:
         page = visit(browser, f"{address}/advice")
         with page.expect_download() as waiting:
-            page.get_by_role("button", name="rank_pattern for LoRA (JSON)").click()
-        pattern = json.loads(Path(waiting.value.path()).read_text())
-        assert pattern == rank_pattern(advise(open_run(live.directory)))
+            page.get_by_role("button", name="LoraConfig for PEFT (JSON)").click()
+        config = json.loads(Path(waiting.value.path()).read_text())
+        assert config == lora_config(advise(open_run(live.directory)))
         with page.expect_download() as waiting:
             page.get_by_role("button", name="Advice as CSV").click()
         assert Path(waiting.value.path()).read_text().startswith("matrix,parameter")

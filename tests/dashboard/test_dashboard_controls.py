@@ -20,7 +20,7 @@ from helpers.dashboard_widgets import Act, add, clear, number, press, radio, sel
 from helpers.expected_figures import comparison
 from helpers.made_runs import make_run
 
-from inrank_monitor.advice import advice_table, rank_pattern, savings
+from inrank_monitor.advice import advice_table, lora_config, savings
 from inrank_monitor.runs.recomputation import RankRule
 
 pytestmark = pytest.mark.slow
@@ -112,22 +112,19 @@ def test_views_are_changed_by_a_click_and_each_draws_its_own_figures(dashboard: 
         dashboard.use(partial(open_view, view=other), AT_FIRST[view](first), AT_FIRST[other](first))
 
 
-def test_the_advice_is_of_the_rank_that_is_chosen(dashboard: DashboardPage) -> None:
+def test_the_advice_is_of_the_present_rank_and_the_cap_that_is_chosen(dashboard: DashboardPage) -> None:
     page, state = dashboard.page, dashboard.run("first").state
     dashboard.begin("Advice", anew=True)
-    tables = {basis: advice_table(state.matrices, state.measurements, basis) for basis in ("running", "last")}
-    assert list(tables["running"]["rank"]) != list(tables["last"]["rank"])
-    until(lambda: column(page, 2) == list(tables["running"]["rank"]))
-    radio("Enough is the", "rank at the last step")(page)
-    until(lambda: column(page, 2) == list(tables["last"]["rank"]))
-    assert metrics(page)[1] == f"{savings(tables['last'])['parameters']:,}"
-    pattern = rank_pattern(tables["last"], None)
-    assert downloaded(page, "rank_pattern for LoRA (JSON)") == pattern
-    cap = max(pattern.values()) - 1
+    table = advice_table(state.matrices, state.measurements)
+    until(lambda: column(page, 2) == list(table["rank"]))
+    assert metrics(page)[1] == f"{savings(table)['parameters']:,}"
+    config = lora_config(table)
+    assert downloaded(page, "LoraConfig for PEFT (JSON)") == config
+    cap = config["r"] - 1
     number("Highest LoRA rank (0: no limit)", cap)(page)
     page.wait_for_url(f"**max_rank={cap}**")
     settle(page)
-    assert downloaded(page, "rank_pattern for LoRA (JSON)") == rank_pattern(tables["last"], cap) != pattern
+    assert downloaded(page, "LoraConfig for PEFT (JSON)") == lora_config(table, cap) != config
 
 
 @pytest.mark.parametrize("control", ["Threshold α", *RULES])
@@ -136,7 +133,7 @@ def test_the_advice_is_by_the_rule(dashboard: DashboardPage, control: str) -> No
     page = dashboard.page
     dashboard.begin("Advice", anew=True)
     states = [dashboard.run("first", one).state for one in (None, rule)]
-    before, after = (list(advice_table(one.matrices, one.measurements, "running")["rank"]) for one in states)
+    before, after = (list(advice_table(one.matrices, one.measurements)["rank"]) for one in states)
     assert before != after
     until(lambda: column(page, 2) == before)
     act(page)

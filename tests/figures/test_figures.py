@@ -70,7 +70,7 @@ def test_a_rank_line_holds_the_table_and_its_null_rank() -> None:
         rows = measurements[measurements["matrix"] == name]
         line = line_of(figure, name)
         assert list(line.x) == STEPS
-        np.testing.assert_array_equal(line.y, rows["running_rank"].astype(float))
+        np.testing.assert_array_equal(line.y, rows["intrinsic_rank"].astype(float))
         np.testing.assert_array_equal(line.customdata, rows["null_rank"].astype(float))
 
 
@@ -118,7 +118,7 @@ def test_growth_events_lie_on_their_line() -> None:
 
 def test_the_heat_map_is_the_table_and_relative_cells_are_rank_over_null() -> None:
     measurements = table(nan_at=5)
-    grid = measurements.pivot(index="matrix", columns="step", values="running_rank").astype("Float64").astype(float)
+    grid = measurements.pivot(index="matrix", columns="step", values="intrinsic_rank").astype("Float64").astype(float)
     absolute, relative = (rank_heatmap(measurements, relative_to_null=r).data[0] for r in (False, True))
     assert list(absolute.y) == NAMES
     assert list(absolute.x) == [str(step) for step in STEPS]
@@ -356,7 +356,7 @@ def test_many_matrices_and_steps_stay_small_and_keep_the_largest_cell() -> None:
     codes = np.tile(np.arange(300), 1000)
     rank = (np.repeat(steps, 300) % 7 + 1).astype(float)
     rank[123_456] = 99.0
-    measurements = pd.DataFrame({"step": np.repeat(steps, 300), "running_rank": rank, "null_rank": 50})
+    measurements = pd.DataFrame({"step": np.repeat(steps, 300), "intrinsic_rank": rank, "null_rank": 50})
     measurements["matrix"] = pd.Categorical.from_codes(codes, names)
     heat = rank_heatmap(measurements, relative_to_null=True)
     assert (heat.data[0].x[0], heat.data[0].x[-1]) == ("0", "999")

@@ -74,7 +74,7 @@ CONTROLS = [
         "Quantity",
         select("Quantity", column_title("effective_rank")),
         lambda first: first.evolution("effective_rank"),
-        select("Quantity", column_title("running_rank")),
+        select("Quantity", column_title("intrinsic_rank")),
     ),
     Control(
         LINES,
@@ -205,7 +205,7 @@ COMPARED: dict[str, tuple[Act, Callable[[dict[str, Drawn]], list[go.Figure]], Ac
     "Quantity": (
         select("Quantity", column_title("stable_rank")),
         lambda both: comparison(both, "stable_rank"),
-        select("Quantity", column_title("running_rank")),
+        select("Quantity", column_title("intrinsic_rank")),
     ),
     "Align by": (
         radio("Align by", "share of training"),

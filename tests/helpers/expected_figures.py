@@ -41,7 +41,7 @@ class Drawn:
         return [str(name) for name in groups.index[groups.isin(wanted)]]
 
     def overview(
-        self, column: str = "running_rank", relative: bool = True, names: Sequence[str] | None = None
+        self, column: str = "intrinsic_rank", relative: bool = True, names: Sequence[str] | None = None
     ) -> list[go.Figure]:
         """Heat map and logged values."""
         heat = rank_heatmap(self.state.measurements, column, relative, matrices=names)
@@ -49,7 +49,11 @@ class Drawn:
         return [mark_events_on_heatmap(heat, events), mark_events(loss_curve(self.state.scalars), events)]
 
     def evolution(
-        self, column: str = "running_rank", names: Sequence[str] | None = None, level: str | None = "role", **look: Any
+        self,
+        column: str = "intrinsic_rank",
+        names: Sequence[str] | None = None,
+        level: str | None = "role",
+        **look: Any,
     ) -> list[go.Figure]:
         """A line a matrix."""
         groups = matrix_groups(self.state.matrices)[level].to_dict() if level else None
@@ -65,13 +69,13 @@ class Drawn:
         null: bool = True,
         **look: Any,
     ) -> list[go.Figure]:
-        """Rows of one matrix, the rank so far filled in each; at first two, of the first update and the newest."""
+        """Rows of one matrix, the rank of each filled in it; at first two, of the first update and the newest."""
         matrix, rule = matrix or self.matrices[0], self.state.rule
         rows = self.state.measurements[self.state.measurements["matrix"] == matrix]
         figure = spectrum_density(
             self.run.singular_values(matrix),
             [self.state.steps[1], self.state.steps[-1]] if steps is None else steps,
-            dict(zip(rows["step"].astype(int), rows["running_rank"].astype(int), strict=True)),
+            dict(zip(rows["step"].astype(int), rows["intrinsic_rank"].astype(int), strict=True)),
             log=log,
             threshold=rule.threshold,
             buffer_rank=int(self.state.matrices["buffer_rank"][matrix]),
@@ -121,7 +125,7 @@ class Drawn:
 
 def comparison(
     runs: Mapping[str, Drawn],
-    column: str = "running_rank",
+    column: str = "intrinsic_rank",
     matrix: str | None = None,
     *,
     scalar: str = "loss",

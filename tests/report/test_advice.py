@@ -15,11 +15,10 @@ from inrank_monitor.advice import (
     advice_table,
     advice_text,
     advise,
+    lora_config,
     module_name,
-    pattern_json,
     rank_pattern,
     savings,
-    write_rank_pattern,
 )
 from inrank_monitor.cli import main
 from inrank_monitor.matrices.roles import block_of, matrix_groups, role_of, select_matrices
@@ -27,6 +26,7 @@ from inrank_monitor.ranks import RankRule
 from inrank_monitor.ranks import metrics as rank_metrics
 from inrank_monitor.ranks.null_model import null_rank
 from inrank_monitor.runs.log import RunLog
+from inrank_monitor.runs.peak import peak_ranks
 from inrank_monitor.runs.recomputation import Recomputation, recompute
 from inrank_monitor.runs.run import Run
 
@@ -38,20 +38,19 @@ def run(tmp_path: Path) -> Run:
 
 def _by_rank(table: pd.DataFrame, rank: int, rows: int, cols: int) -> pd.DataFrame:
     matrices = table[["parameter", "part", "kind"]].assign(rows=rows, cols=cols, null_rank=50, initial_norm=1.0)
-    measured = pd.DataFrame(
-        {"step": 1, "matrix": table.index, "intrinsic_rank": rank, "running_rank": rank, "null_rank": 50}
-    )
-    return advice_table(matrices, measured.astype({"intrinsic_rank": "Int32", "running_rank": "Int32"}))
+    measured = pd.DataFrame({"step": 1, "matrix": table.index, "intrinsic_rank": rank, "null_rank": 50})
+    return advice_table(matrices, measured.astype({"intrinsic_rank": "Int32"}))
 
 
-def test_rank_that_is_enough_is_that_of_the_last_finite_spectrum_and_the_highest_so_far(run: Run) -> None:
+def test_rank_that_is_enough_is_the_present_one_and_the_highest_stands_beside_it(run: Run) -> None:
     table = advise(run)
     for name in run.matrices.index:
         spectra = run.singular_values(name).to_numpy()
         ranks = rank_metrics.intrinsic_rank(spectra, run.threshold, run.buffer_rank)
-        assert table.loc[name, "last_rank"] == ranks[-1]
-        assert table.loc[name, "running_rank"] == table.loc[name, "rank"] == ranks.max()
-    assert (advise(run, basis="last")["rank"] == table["last_rank"]).all()
+        assert table.loc[name, "rank"] == ranks[-1]
+        assert table.loc[name, "peak_rank"] == ranks.max()
+    assert (table["rank_over_null"] == table["rank"].astype(float) / table["null_rank"].astype(float)).all()
+    assert (table["rank"] < table["peak_rank"]).any()
 
 
 def test_another_rule_gives_ranks_and_null_ranks_by_that_rule(run: Run) -> None:
@@ -59,7 +58,7 @@ def test_another_rule_gives_ranks_and_null_ranks_by_that_rule(run: Run) -> None:
     table = advise(run, rule)
     name = run.matrices.index[3]
     last = run.singular_values(name).to_numpy()[-1]
-    assert table.loc[name, "last_rank"] == rank_metrics.intrinsic_rank(last, 0.7, 4)
+    assert table.loc[name, "rank"] == rank_metrics.intrinsic_rank(last, 0.7, 4)
     assert table.loc[name, "null_rank"] == null_rank(24, 16, 0.7, 4)
 
 
@@ -123,15 +122,16 @@ def test_rank_pattern_leaves_out_layers_that_lora_cannot_wrap(run: Run) -> None:
     assert rank_pattern(table.assign(kind="LSTM")) == {}
 
 
-def test_a_short_name_never_takes_the_rank_of_a_longer_one(tmp_path: Path) -> None:
+def test_a_name_never_takes_the_rank_of_another(tmp_path: Path) -> None:
     """PEFT takes the first key that fits the end of a module's name."""
-    pattern = rank_pattern(advise(open_run(make_run(tmp_path / "run", names=["0.weight", "block.0.weight"]))))
+    names = ["0.weight", "block.0.weight", "a.b.weight"]
+    pattern = rank_pattern(advise(open_run(make_run(tmp_path / "run", names=names))))
 
-    def as_peft(module: str) -> int:
-        return next(rank for key, rank in pattern.items() if re.match(rf"(.*\.)?({key})$", module))
+    def as_peft(module: str) -> list[int]:
+        return [rank for key, rank in pattern.items() if re.match(rf"(.*\.)?({key})$", module)]
 
-    assert as_peft("block.0") == pattern["block.0"]
-    assert as_peft("0") == pattern["0"]
+    assert [as_peft(name) for name in ("block.0", "0", "a.b")] == [[pattern[name]] for name in ("block.0", "0", "a.b")]
+    assert as_peft("aXb") == as_peft("other.0") == as_peft("c.a.b") == []
 
 
 @pytest.mark.parametrize(
@@ -147,11 +147,26 @@ def test_module_name_is_the_owner_of_the_parameter(parameter: str, module: str) 
     assert module_name(parameter) == module
 
 
+@pytest.mark.parametrize(
+    ("steps", "ranks", "peak"),
+    [
+        ([0, 1, 500], [0, 90, 3], 3),  # the first step's signs do not count
+        ([1, 11, 500], [90, 7, 3], 7),
+        ([1, 2, 3, 20], [9, 4, 4, 3], 9),  # a short run has no steps to leave out
+        ([1, 5], [9, None], 9),
+        ([1, 500], [8, None], 8),  # nothing else was measured
+        ([1, 9, 2000], [8, 6, None], 8),
+    ],
+)
+def test_the_peak_leaves_the_first_steps_out(steps: list[int], ranks: list[int | None], peak: int) -> None:
+    table = pd.DataFrame({"step": steps, "matrix": "a", "intrinsic_rank": pd.array(ranks, dtype="Int32")})
+    late = pd.DataFrame({"step": [2000], "matrix": "b", "intrinsic_rank": pd.array([1], dtype="Int32")})
+    table = pd.concat([table, late]) if steps[-1] == 2000 else table
+    assert peak_ranks(table)["a"] == peak
+
+
 def test_files_hold_what_the_table_says(run: Run, tmp_path: Path) -> None:
     table = advise(run)
-    write_rank_pattern(rank_pattern(table), tmp_path / "ranks.json")
-    assert json.loads((tmp_path / "ranks.json").read_text()) == rank_pattern(table)
-    assert json.loads(pattern_json({"ä": 3})) == {"ä": 3}
     (tmp_path / "advice.csv").write_text(advice_csv(table))
     read = pd.read_csv(tmp_path / "advice.csv", index_col="matrix")
     assert (read["rank"] == table["rank"].astype(int)).all()
@@ -220,12 +235,12 @@ def test_a_rule_out_of_range_is_refused(rule: dict[str, object], unchecked: None
 def test_the_command_prints_the_table_and_writes_both_files(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    csv, ranks = tmp_path / "advice.csv", tmp_path / "ranks.json"
-    assert main(["advise", str(run.path), "--csv", str(csv), "--rank-pattern", str(ranks)]) == 0
+    csv, lora = tmp_path / "advice.csv", tmp_path / "lora.json"
+    assert main(["advise", str(run.path), "--csv", str(csv), "--lora", str(lora)]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in run.matrices.index)
     assert csv.read_text() == advice_csv(advise(run))
-    assert json.loads(ranks.read_text()) == rank_pattern(advise(run))
+    assert json.loads(lora.read_text()) == lora_config(advise(run))
     assert main(["advise", str(run.path), "--threshold", "0.5"]) == 0
     assert capsys.readouterr().out == advice_text(advise(run, RankRule(0.5, run.buffer_rank)))
 

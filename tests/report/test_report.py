@@ -163,7 +163,9 @@ def test_the_table_of_matrices_is_the_last_finite_measurement() -> None:
         assert table.loc[name, "step"] == step
         assert table.loc[name, "intrinsic_rank"] == rank_metrics.intrinsic_rank(values, 0.9, 4)
         assert table.loc[name, "stable_rank"] == pytest.approx(float(rank_metrics.stable_rank(values)))
-        assert table.loc[name, "rank_over_null"] == table.loc[name, "running_rank"] / null_rank(12, 16, 0.9, 4)
+        assert table.loc[name, "rank_over_null"] == table.loc[name, "intrinsic_rank"] / null_rank(12, 16, 0.9, 4)
+        ranks = rank_metrics.intrinsic_rank(run.spectra[name].to_numpy(), 0.9, 4)
+        assert table.loc[name, "peak_rank"] == max(ranks[: 3 if name == NAMES[1] else None])
 
 
 def test_the_terminal_table_is_aligned_and_holds_every_matrix() -> None:
@@ -183,7 +185,8 @@ def test_the_terminal_table_is_aligned_and_holds_every_matrix() -> None:
         cells = row.split()
         assert cells[:2] == [name, "12×16"]
         assert cells[2].rstrip("*") == str(int(table.loc[name, "intrinsic_rank"]))
-        assert cells[5] == f"{table.loc[name, 'rank_over_null']:.2f}"
+        assert cells[3] == str(null_rank(12, 16, 0.9, 4))
+        assert cells[4] == f"{table.loc[name, 'rank_over_null']:.2f}"
     assert [row.split()[2].endswith("*") for row in rows] == [name == NAMES[1] for name in NAMES]
     assert f"- non_finite: step 20, {NAMES[1]}: the weights hold NaN or infinity" in text.replace("\n  ", " ")
     assert "- events-000.arrows: the last 17 bytes are torn." in text

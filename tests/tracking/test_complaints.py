@@ -23,7 +23,7 @@ import inrank
 import inrank_monitor.tracking.pace
 import inrank_monitor.tracking.snapshots
 from inrank_monitor import attach, open_run
-from inrank_monitor.advice import advise, rank_pattern, write_rank_pattern
+from inrank_monitor.advice import advise, lora_config, lora_json, rank_pattern
 from inrank_monitor.figures import rank_heatmap
 from inrank_monitor.launch import RUNS_VARIABLE
 from inrank_monitor.runs.log import TENSORBOARD_DIR
@@ -292,11 +292,11 @@ def test_peft_takes_the_ranks_that_the_advice_gives(tmp_path: Path) -> None:
             model(input_ids=tokens, labels=tokens).loss.backward()
             optimizer.step()
     table = advise(open_run(tmp_path / "run"))
-    write_rank_pattern(rank_pattern(table), tmp_path / "ranks.json")  # as `inrank-monitor advise --rank-pattern` does
-    pattern = json.loads((tmp_path / "ranks.json").read_text())
+    (tmp_path / "lora.json").write_text(lora_json(lora_config(table)))  # as `inrank-monitor advise --lora` does
+    pattern = rank_pattern(table)
     assert len(pattern) == 8
     assert len(set(pattern.values())) > 1
-    config = LoraConfig(r=64, target_modules=list(pattern), rank_pattern=pattern, fan_in_fan_out=True)
+    config = LoraConfig(**json.loads((tmp_path / "lora.json").read_text()))
     adapted = get_peft_model(made(), config)
     ranks = {
         name.removeprefix("base_model.model.").removesuffix(".lora_A.default.weight"): len(parameter)

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from inrank_monitor import attach, open_run
-from inrank_monitor.advice import advise, rank_pattern
+from inrank_monitor.advice import advise, lora_config
 
 directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp()) / "run"
 torch.manual_seed(0)
@@ -37,4 +37,4 @@ for _ in range(60):
 tracker.close()
 
 print(tracker.summary())
-print("rank_pattern for the next LoraConfig:", rank_pattern(advise(open_run(directory))))
+print("The next LoraConfig:", lora_config(advise(open_run(directory))))
