@@ -156,6 +156,7 @@ class SpectrumTracker:
                 return
             if self._pace.is_due(self.step_count):
                 self._snapshot(began)
+                self._rows.measured()
             self._pace.plan_meeting(self.step_count)
         except Exception as error:
             if self._snapshots.last_step != self.step_count:  # it cost time all the same; not tried at every step

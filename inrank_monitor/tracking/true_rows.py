@@ -49,6 +49,7 @@ class TrueRows:
         self._started, self._measuring, self._recorder = started, measuring, recorder
         self._joining = Joining(started, measuring)
         self._begun = False
+        self._looks_back, self._told = False, False
         self._look()
         _LIVE.add(self)
 
@@ -64,6 +65,10 @@ class TrueRows:
         """A step has ended."""
         self._begun = True
         self._left.mark()
+
+    def measured(self) -> None:
+        """The step that has just ended has a row: whether its weights last until the next is looked at once."""
+        self._looks_back = not self._told
 
     def remark(self) -> None:
         """What the last step left has another form since."""
@@ -100,9 +105,25 @@ class TrueRows:
             self._begun = True
             if names := self.changed():
                 step = self._start_elsewhere(names, optimizer)
+        if self._looks_back:
+            self._looks_back = False
+            self._look_back(step)
         if unfrozen := self._joining.unfrozen(optimizer):
             self.take_in(unfrozen, step)
         return step
+
+    def _look_back(self, step: int) -> None:
+        """Say, once, that the loop changes the weights after the optimizer's step, which its row does not show.
+
+        What an evaluation exchanged and put back is no change: entries are compared, not versions.
+        """
+        if names := _some(sorted(self._left.different())):
+            self._told = True
+            message = (
+                f"the weights were changed between the optimizer's step {step} and the next ({names}): rows are of what "
+                "the optimizer left; to have the changed ones give optimizer=None and call tracker.step() after that"
+            )
+            self._recorder.event(step, "changed_between_steps", None, message)
 
     def _start_elsewhere(self, names: str, optimizer: Optimizer) -> int:
         """Between attach and the first step the weights were changed: by a checkpoint that was loaded, most likely."""

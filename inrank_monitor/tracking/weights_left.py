@@ -74,15 +74,22 @@ class WeightsLeft:
         now = zip(*_identities([held.get(key) for held, key in self._pairs]), strict=True)
         then = zip(self._ids, self._versions, strict=True)
         found = {source.name for source, here, before in zip(self._sources, now, then, strict=True) if here != before}
+        found |= self.different()
+        return [name for name in dict.fromkeys(source.name for source in self._sources) if name in found]
+
+    @torch.no_grad()
+    def different(self) -> set[str]:
+        """Names of those of which other entries are there now, however they came there; it may wait for a device."""
         samples = {
             place: sample
             for places, joined in self._samples
             for place, sample in zip(places, torch.split(joined.cpu(), _ENTRIES), strict=True)
         }
-        for place, source in enumerate(self._sampled):
-            if not _same(_entries(source.value()), samples.get(place)):
-                found.add(source.name)
-        return [name for name in dict.fromkeys(source.name for source in self._sources) if name in found]
+        return {
+            source.name
+            for place, source in enumerate(self._sampled)
+            if not _same(_entries(source.value()), samples.get(place))
+        }
 
     def _look(self) -> None:
         """Views of some entries, for as long as their parameters live: what a loop replaces is freed at once."""

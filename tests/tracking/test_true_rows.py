@@ -87,6 +87,7 @@ def test_averaged_weights_swapped_in_for_an_evaluation_have_no_row_and_training_
     tracker.close()
     assert_rows_are_true(tmp_path / "run", loop, [7, 14, 21, 23])
     assert len(events(tmp_path / "run", "weights_changed")) == 4
+    assert not events(tmp_path / "run", "changed_between_steps")  # they were put back
 
 
 def test_weights_that_moved_without_a_change_keep_their_row(tmp_path: Path) -> None:
@@ -108,6 +109,8 @@ def test_what_is_clipped_after_each_step_belongs_to_the_next_row(tmp_path: Path)
     tracker.close()
     assert_rows_are_true(tmp_path / "run", loop, [4, 8])
     assert "step 10 left (0.weight)" in events(tmp_path / "run", "weights_changed")[0]
+    (message,) = events(tmp_path / "run", "changed_between_steps")
+    assert "the optimizer's step 4 and the next (0.weight)" in message
 
 
 def test_a_loop_that_counts_itself_after_clipping_has_the_clipped_weights(tmp_path: Path) -> None:
