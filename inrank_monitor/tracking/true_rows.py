@@ -120,8 +120,8 @@ class TrueRows:
         if names := _some(sorted(self._left.different())):
             self._told = True
             message = (
-                f"the weights were changed between the optimizer's step {step} and the next ({names}): rows are of what "
-                "the optimizer left; to have the changed ones give optimizer=None and call tracker.step() after that"
+                f"the weights were changed between the optimizer's step {step} and the next ({names}): rows are of "
+                "what the optimizer left; to have the changed ones give optimizer=None and call tracker.step() after that"
             )
             self._recorder.event(step, "changed_between_steps", None, message)
 
