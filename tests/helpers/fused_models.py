@@ -212,3 +212,60 @@ class OverTheBatch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x, gate = self.out(x).chunk(2)
         return x * gate
+
+
+class Inside(nn.Module):
+    """Every third row is a query's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.qkv = HEADS, WIDTH, nn.Linear(DIM, 3 * DIM)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.qkv(x).view(*x.shape[:2], self.num_heads, self.head_dim, 3).unbind(-1)
+
+
+class InsideByEinops(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.to_qkv = HEADS, nn.Linear(DIM, 3 * DIM)
+
+    def forward(self, x: Tensor) -> Any:
+        return rearrange(self.to_qkv(x), "b n (h d qkv) -> qkv b h n d", h=self.heads, qkv=3)
+
+
+class BlocksByEinops(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.Wqkv = HEADS, nn.Linear(DIM, 3 * DIM)
+
+    def forward(self, x: Tensor) -> Any:
+        return rearrange(self.Wqkv(x), "b n (three h d) -> three b h n d", h=self.heads, three=3)
+
+
+class HeadsByEinops(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.to_qkv = HEADS, nn.Linear(DIM, 3 * DIM)
+
+    def forward(self, x: Tensor) -> Any:
+        return rearrange(self.to_qkv(x), "b n (h qkv d) -> qkv b h n d", h=self.heads, qkv=3)
+
+
+class CutElsewhere(nn.Module):
+    """Another of its methods views the output, head by head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.qkv = HEADS, nn.Linear(DIM, 3 * DIM)
+
+    def apart(self, x: Tensor) -> Tensor:
+        return x.view((*x.shape[:-1], self.num_heads, -1))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.apart(self.qkv(x)).chunk(3, dim=-1)
+
+
+def rearrange(x: Tensor, pattern: str, **sizes: int) -> Tensor:
+    """Stands for that of einops."""
+    raise NotImplementedError

@@ -17,12 +17,17 @@ from helpers.fused_models import (
     MODELS,
     SIZES,
     WIDTH,
+    BlocksByEinops,
     BothWays,
     Cross,
+    CutElsewhere,
     Gates,
     Geglu,
     HeadFirst,
     HeadFirstByMinusOne,
+    HeadsByEinops,
+    Inside,
+    InsideByEinops,
     Lucid,
     NanoAttention,
     NoCode,
@@ -120,6 +125,7 @@ CERTAIN: dict[str, tuple[nn.Module, tuple[str, ...], tuple[int, ...]]] = {
     "cross": (Cross(), ("k", "v"), (DIM,) * 2),
     "swiglu": (Swi(), ("gate", "up"), (48,) * 2),
     "geglu": (Geglu(), ("up", "gate"), (48,) * 2),
+    "einops": (BlocksByEinops(), THREE, (DIM,) * 3),
     "keys first": (Reversed(), ("k", "q", "v"), (DIM,) * 3),
     "heads by number": (NoCode("c_attn", nn.Linear(DIM, 3 * DIM), n_head=HEADS), THREE, (DIM,) * 3),
     "groups by number": (
@@ -140,7 +146,9 @@ def test_faithful_modules_are_split_in_blocks(name: str) -> None:
         torch.testing.assert_close(matrix.view(matrix.read()), expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("module", [HeadFirst(), HeadFirstByMinusOne()], ids=lambda module: type(module).__name__)
+@pytest.mark.parametrize(
+    "module", [HeadFirst(), HeadFirstByMinusOne(), HeadsByEinops()], ids=lambda module: type(module).__name__
+)
 def test_a_name_of_blocks_gives_way_to_code_that_takes_heads(module: nn.Module) -> None:
     weight = next(module.parameters()).detach()
     found = parts_of(nn.Sequential(module), "qkv.weight")
@@ -156,6 +164,9 @@ UNCERTAIN = {
     "rows that do not fit": NoCode("qkv", nn.Linear(DIM, 99), num_heads=HEADS),
     "groups that do not fit": NoCode("qkv_proj", nn.Linear(DIM, 96), num_heads=4, num_key_value_heads=2, head_dim=8),
     "two ways": BothWays(),
+    "every third row": Inside(),
+    "every third row by einops": InsideByEinops(),
+    "cut in another method": CutElsewhere(),
     "every second row": Gates(),
     "over the batch": OverTheBatch(),
     "a gate of no layer behind": NoCode("gate_up_proj", nn.Linear(DIM, 96)),
@@ -175,7 +186,7 @@ def test_what_is_not_certain_stays_whole(name: str) -> None:
     assert [matrix.name for matrix in matrices if matrix.part and matrix.kind == "Linear"] == []
 
 
-@pytest.mark.parametrize("name", ["qkv without heads", "two ways", "every second row", "codegen"])
+@pytest.mark.parametrize("name", ["qkv without heads", "two ways", "every third row", "every second row", "codegen"])
 def test_the_coverage_says_that_a_fused_weight_was_not_split(name: str) -> None:
     ending = ("qkv.weight", "gate_up_proj.weight", "qkv_proj.weight")
     note = note_of(nn.Sequential(UNCERTAIN[name]), ending)
