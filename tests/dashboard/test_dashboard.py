@@ -200,6 +200,21 @@ def test_what_is_chosen_stands_in_the_address(run: Any) -> None:
     assert again.header[0].value == "Advice"
 
 
+@pytest.mark.parametrize("typed", ["h.1.mlp.c_fc", "1.mlp.c_fc", "*1.mlp.c_fc*"])
+def test_matrices_in_the_address_may_be_named_as_tables_print_them(run: Any, typed: str) -> None:
+    name = "h.1.mlp.c_fc.weight"
+    app = show("Explained ratio", matrix=typed)
+    assert app.selectbox(key="matrix").value == name
+    assert show("Spectrum evolution", matrices=[typed, "h.0.attn.c_proj"]).multiselect(key="matrices").value == [
+        name,
+        "h.0.attn.c_proj.weight",
+    ]
+    assert show("Compare", compared=typed).selectbox(key="compared").value == name
+    first = show("Explained ratio", matrix="c_fc")  # could be several
+    assert first.selectbox(key="matrix").value == run.matrices.index[0]
+    assert not first.exception
+
+
 def test_rows_of_the_table_follow_the_runs_of_the_page(folder: Path) -> None:
     make_run(folder / "one")
     make_run(folder / "two", created=2e9)

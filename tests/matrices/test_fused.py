@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from helpers.fused_models import (
 from torch import Tensor, nn
 
 from inrank_monitor import attach, find_matrices, open_run, scan
+from inrank_monitor.checkpoints import options as command_line
+from inrank_monitor.cli import main
 from inrank_monitor.matrices.roles import role_of
 
 
@@ -353,3 +356,32 @@ def test_what_is_around_a_layer_does_not_hide_who_holds_it(kind: str) -> None:
     else:
         model = nn.DataParallel(model)
     assert [matrix.part for matrix in find_matrices(model)[0]] == ["q", "k", "v", None]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("*.c_attn=q,k,v", ("*.c_attn", ["q", "k", "v"])),
+        ("*.wqkv=q:64, k:16,v:16", ("*.wqkv", {"q": 64, "k": 16, "v": 16})),
+        ("*.qkv=", ("*.qkv", None)),
+    ],
+)
+def test_the_command_line_takes_parts(typed: str, expected: Any) -> None:
+    assert command_line.parts_of(typed) == expected
+
+
+@pytest.mark.parametrize("typed", ["*.c_attn", "=q,k", "*.x=q:1,k", "*.x=q:one,k:2"])
+def test_the_command_line_refuses_what_are_no_parts(typed: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="must be like"):
+        command_line.parts_of(typed)
+
+
+def test_a_scan_on_the_command_line_splits_as_it_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in range(2):
+        torch.save({"a.fc.weight": torch.randn(96, 32)}, tmp_path / f"step_{step}.pt")
+    run = tmp_path / "run"
+    arguments = ["scan", str(tmp_path), "--run", str(run), "--no-tensorboard", "--parts", "*.fc=q:64,k:32"]
+    assert main(arguments) == 0
+    assert list(open_run(run).matrices.index) == ["a.fc.weight[q]", "a.fc.weight[k]"]
+    assert main([*arguments[:4], "--parts", "*.none=q,k", "--run", str(tmp_path / "other")]) == 2
+    assert "parts pattern '*.none' matches no weight" in capsys.readouterr().err
