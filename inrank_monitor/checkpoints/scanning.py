@@ -123,8 +123,7 @@ def scan(
     started, todo = start_scan(Path(directory), source, options, resume)
     notes = [f"W0 is {saved[0].path.name}, at step {saved[0].step}"] if source.watched.begins_at_first else []
     job = _Scan(started, source, SpectrumPool(workers))
-    hint = source.watched.buffer_rank_hint(buffer_rank)
-    job.run(todo, [*notes, source.watched.note, origin, *([hint] if hint else [])], progress)
+    job.run(todo, [*notes, source.watched.note, origin], progress)
     return open_run(directory)
 
 

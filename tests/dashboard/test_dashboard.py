@@ -177,6 +177,13 @@ def test_a_buffer_rank_of_0_is_what_fits_each_matrix(run: Any) -> None:
     assert "logged at α = 0.9, b = 8" in text
 
 
+def test_a_buffer_rank_beyond_the_short_side_is_hinted_at(run: Any) -> None:
+    app = show("Overview", b="15")
+    assert "is not below the short side" not in texts(app)
+    app.number_input(key="b").set_value(16).run()
+    assert "is not below the short side of 5 of 5 matrices" in texts(app).replace("\\", "")
+
+
 def test_a_run_without_a_buffer_rank_of_its_own_is_shown_by_what_fits_each_matrix(run: Any) -> None:
     info = json.loads((run.path / RUN_FILE).read_text())
     info["options"]["buffer_rank"] = None
