@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
 _PART = re.compile(r"\[[^\[\]]*\]$")
-_CUT = re.compile(r"…|\.{3}")
+_CUT = re.compile(r"(?=(…|\.{3}))")  # at each place: of four dots one is a name's
 
 
 def glob(pattern: str) -> re.Pattern[str]:
@@ -79,9 +79,8 @@ def matching(typed: str, names: Sequence[str]) -> list[str]:
         lambda name: any(key in (form, _PART.sub("", form)) for form in _forms(name)),
         lambda name: any(_PART.sub("", form).endswith(f".{key}") for form in _forms(name)),
     ]
-    if cut := _CUT.search(key):
-        head, tail = key[: cut.start()], key[cut.end() :]
-        tests.insert(1, lambda name: any(_is_cut(form, head, tail) for form in _forms(name)))
+    if cuts := [(key[: cut.start()], key[cut.end(1) :]) for cut in _CUT.finditer(key)]:
+        tests.insert(1, lambda name: any(_is_cut(form, *cut) for form in _forms(name) for cut in cuts))
     if set(key) & set("*?"):
         pattern = glob(key)
         tests.append(lambda name: bool(pattern.fullmatch(_normal(name))))

@@ -101,13 +101,15 @@ def choose_matrices(state: RunState) -> list[str]:
     return select_matrices(groups, chosen_blocks, chosen_roles)
 
 
-def take_names(key: str, names: Sequence[str]) -> None:
+def take_names(key: str, names: Sequence[str], several: bool = False) -> None:
     """Names in the address as tables print them become the full ones, before the widget of that key is made."""
     typed = st.query_params.get_all(key)
     if key in st.session_state or not set(typed) - set(names):
         return
     found = [matching(text, names) for text in typed]
-    st.query_params[key] = list(dict.fromkeys(meant[0] for meant in found if len(meant) == 1))
+    chosen = list(dict.fromkeys(meant[0] for meant in found if len(meant) == 1))
+    if chosen:
+        st.session_state[key] = st.query_params[key] = chosen if several else chosen[0]
 
 
 def choose_matrix(state: RunState) -> str:

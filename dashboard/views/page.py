@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from inrank_monitor.figures import CAPTIONS
-from inrank_monitor.ranks import RankRule, buffer_rank_text
+from inrank_monitor.ranks import RankRule, buffer_rank_text, too_large_text
 from inrank_monitor.runs import RunFolder, RunState, RunSummary, SharedRun, open_run
 from views import charts
 
@@ -136,6 +136,10 @@ def _show_state(state: RunState) -> None:
         b = "b that fits each matrix" if logged.buffer_rank is None else f"b = {logged.buffer_rank}"
         parts.append(f"recomputed (logged at α = {logged.threshold:g}, {b}, {logged.definition})")
     st.markdown(" · ".join(parts))
+    if state.rule.buffer_rank is not None:
+        shapes = state.matrices[["rows", "cols"]].itertuples()
+        if hint := too_large_text(state.rule.buffer_rank, [(str(name), rows, cols) for name, rows, cols in shapes]):
+            st.caption(plain(hint))
     for problem in state.problems:
         st.warning(plain(problem), icon=":material/healing:")
 

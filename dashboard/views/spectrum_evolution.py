@@ -28,7 +28,7 @@ def choose(page: Page) -> Choice:
     """Matrices and look."""
     caption("spectrum_evolution")
     names = [str(name) for name in page.state.matrices.index]
-    take_names("matrices", names)
+    take_names("matrices", names, several=True)
     labels = short_names(names, 60)
     left, middle, right = st.columns([3, 1, 1], vertical_alignment="bottom")
     with left:

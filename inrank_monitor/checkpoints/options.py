@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--config", Path, "FILE", "config.json of the model, where it is not beside the first checkpoint")
     option("--include", str, "GLOB", "watch only matrices with such a name; may be repeated", action="append")
     option("--exclude", str, "GLOB", "watch no matrix with such a name; may be repeated", action="append")
+    option(
+        "--parts",
+        parts_of,
+        "GLOB=PARTS",
+        "how a fused weight is split: '*.c_attn=q,k,v', or by rows '*.wqkv=q:64,k:16,v:16'; may be repeated",
+        action="append",
+    )
     option("--threshold", float, "ALPHA", "explained ratio that a rank must reach (default: 0.9)", default=0.9)
     option("--buffer-rank", int, "B", "b of eq. 7, for all matrices (default: what fits each, 4 to 100)")
     parser.add_argument("--definition", choices=("paper", "reference"), default="paper", help="of the explained ratio")
@@ -48,6 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--workers", int, "N", "spectra at a time (default: one a core)")
     parser.add_argument("--no-tensorboard", action="store_true", help="write no TensorBoard event file")
     parser.add_argument("--resume", action="store_true", help="go on with the scan in --run")
+
+
+def parts_of(text: str) -> tuple[str, Sequence[str] | Mapping[str, int] | None]:
+    """`*.c_attn=q,k,v`, `*.wqkv=q:64,k:16,v:16` or, to leave it whole, `*.qkv=` as an entry of `parts=`."""
+    pattern, equals, rest = text.rpartition("=")
+    parts = [part.strip().partition(":") for part in rest.split(",")] if rest.strip() else []
+    sized = [size for _, colon, size in parts if colon]
+    if not (pattern and equals) or not all(size.isdecimal() for size in sized) or len(sized) not in (0, len(parts)):
+        raise argparse.ArgumentTypeError(f"must be like '*.c_attn=q,k,v' or '*.wqkv=q:64,k:16,v:16', got {text!r}")
+    if sized:
+        return pattern, {name: int(size) for name, _, size in parts}
+    return pattern, [name for name, _, _ in parts] or None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -78,6 +97,7 @@ def run(options: argparse.Namespace) -> int:
             config=options.config,
             include=options.include,
             exclude=options.exclude,
+            parts=dict(options.parts or []),
             threshold=options.threshold,
             buffer_rank=options.buffer_rank,
             definition=options.definition,

@@ -126,8 +126,6 @@ def scan(
     notes = [f"W0 is {first.path.name}, at step {first.step}"] if source.watched.begins_at_first else []
     notes += [source.watched.note, chosen.note, *remarks]
     notes += [f"left out: {path.name}, {reason}" for path, reason in chosen.skipped]
-    if hint := source.watched.buffer_rank_hint(buffer_rank):
-        notes.append(hint)
     _Scan(started, source, SpectrumPool(workers)).run(todo, notes, progress)
     return open_run(started.directory)
 

@@ -14,8 +14,16 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Literal
 
-_HEADS = r"(?:\w+\.)*(?:n_?heads?|num_heads|num_attention_heads|heads|nheads?)"
-_WIDTH = r"(?:\w+\.)*(?:head_dim|dim_head|head_size|d_head|attention_head_size|hidden_size_per_(?:attention_)?head)"
+_HEADS = (
+    r"(?<![\w.])(?:\w+\.)*"
+    r"(?:n_?heads?|num_heads|num_attention_heads|num_attention_heads_per_partition|heads|nheads?|n[hH]|[hH])"
+)
+_WIDTH = (
+    r"(?<![\w.])(?:\w+\.)*"
+    r"(?:head_dim|dim_head|head_size|d_head|attention_head_size|hidden_size_per_(?:attention_)?head|h[sd]|dh|d_k)"
+)
+_EINOPS_HEADS = ("h", "head", "heads", "nh", "n_head", "n_heads", "num_heads")
+_EINOPS_WIDTH = ("d", "dim", "c", "ch", "e", "dh", "hd", "d_head", "dim_head", "head_dim")
 _CALL = r"self\.{name}\((?:[^()]|\([^()]*\))*\)"
 Arrangement = Literal["blocks", "heads", "unclear"]
 
@@ -58,19 +66,30 @@ def arrangement(kind: type, name: str, count: int) -> Arrangement | None:
     code = code_of(kind)
     if f"self.{name}(" not in code:
         return None
-    variables = "|".join({re.escape(each) for each in _variables(code, name)} | {_CALL.format(name=re.escape(name))})
-    reshaped = rf"(?:{variables})\.(?:view|reshape)\([^\n]*?"
-    heads = (
-        rf"{_HEADS}, {count}\b|\b{count} \* {_WIDTH}\b|{_WIDTH} \* {count}\b"
-        rf"|{reshaped}(?<![\w.])(?<!\d, ){_HEADS}, -1\)"
-        r"|\((?:h|heads?|nh|n_heads?) \w+ \w+\)"
-    )
-    blocks = rf"\b{count}, {_HEADS}\b|\b{count}, -1, {_WIDTH}\b|\(\w+ (?:h|heads?|nh|n_heads?) \w+\)"
-    found = {"heads": bool(re.search(heads, code)), "blocks": bool(re.search(blocks, code))}
-    found["blocks"] |= split_directly(kind, name, count) is not None
-    if all(found.values()):
-        return "unclear"
-    return "heads" if found["heads"] else "blocks" if found["blocks"] else None
+    bare = "|".join({re.escape(each) for each in _variables(code, name)} | {_CALL.format(name=re.escape(name))})
+    reshaped = rf"(?:{bare})\.(?:view|reshape|unflatten)\([^\n]*?"
+    heads = rf"{_HEADS}, {count}\b|\b{count} \* {_WIDTH}\b|{_WIDTH} \* {count}\b|{reshaped}(?<!\d, ){_HEADS}, -1[\])]"
+    blocks = rf"\b{count}, {_HEADS}\b|\b{count}, -1, {_WIDTH}\b"
+    inside = rf"{_WIDTH}, {count}\b|{reshaped}, {count}[\])]"  # neither: every third row is of one part
+    found = {
+        "heads": bool(re.search(heads, code)),
+        "blocks": bool(re.search(blocks, code)) or split_directly(kind, name, count) is not None,
+        "unclear": bool(re.search(inside, code)),
+    }
+    for axes in re.findall(r"\((\w+ \w+ \w+)\)", code):
+        if way := _einops(axes.split()):
+            found[way] = True
+    if not any(found.values()):
+        return "unclear" if re.search(rf"self\.\w+\((?:{bare})[,)]", code) else None  # some other method cuts it
+    return next(way for way in ("unclear", "heads", "blocks") if found[way]) if sum(found.values()) == 1 else "unclear"
+
+
+def _einops(axes: list[str]) -> Arrangement | None:
+    """How `(qkv h d)` and the like lay parts out; None for three axes that are no heads of parts."""
+    kinds = "".join("h" if axis in _EINOPS_HEADS else "d" if axis in _EINOPS_WIDTH else "p" for axis in axes)
+    if kinds == "phd":
+        return "blocks"
+    return "heads" if kinds == "hpd" else "unclear" if sorted(kinds) == ["d", "h", "p"] else None
 
 
 def _variables(code: str, name: str) -> list[str]:

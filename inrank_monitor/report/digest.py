@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from inrank_monitor.ranks import buffer_rank_text
+from inrank_monitor.ranks import buffer_rank_text, too_large_text
 from inrank_monitor.report.source import RunTables
 from inrank_monitor.runs import peak_ranks
 
@@ -120,10 +120,14 @@ def verdict(table: pd.DataFrame) -> str:
 
 
 def remarks(run: RunTables) -> list[str]:
-    """Problems of the log and events out of the ordinary, a line each, the latest message of each kind of
-    event.
+    """Problems of the log, a b that is too large, and events out of the ordinary, a line each, the latest message of
+    each kind of event.
     """
     lines = [str(problem) for problem in run.problems]
+    if (asked := run.info.get("options", {}).get("buffer_rank")) is not None:
+        shapes = run.matrices[["rows", "cols"]].itertuples()
+        hint = too_large_text(asked, [(str(name), int(rows), int(cols)) for name, rows, cols in shapes])
+        lines += [hint] if hint else []
     events = run.events
     for kind, rows in events.groupby("kind", sort=False):
         if kind in _EXPECTED_EVENTS:

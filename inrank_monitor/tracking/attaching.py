@@ -137,8 +137,6 @@ def attach(
         processes.close()
         raise
     tracker = SpectrumTracker(started, measuring, chosen, sinks, began)
-    if (hint := watched.buffer_rank_hint(buffer_rank)) and not started.resumed:
-        tracker.event("hint", None, hint)
     tracker.count_steps_of(optimizers)
     if late:
         tracker.take_in(late)

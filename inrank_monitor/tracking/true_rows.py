@@ -121,7 +121,7 @@ class TrueRows:
             self._told = True
             message = (
                 f"the weights were changed between the optimizer's step {step} and the next ({names}): rows are of "
-                "what the optimizer left; to have the changed ones give optimizer=None and call tracker.step() after that"
+                "what the optimizer left; for the changed ones give optimizer=None and call tracker.step() after that"
             )
             self._recorder.event(step, "changed_between_steps", None, message)
 

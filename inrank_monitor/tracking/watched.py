@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from inrank_monitor.matrices import Coverage, Matrix, find_matrices, unwrap
-from inrank_monitor.ranks import too_large_text
 
 
 @dataclass
@@ -49,9 +48,3 @@ class Watched:
         sized = [parameter for parameter in inner.parameters() if not isinstance(parameter, UninitializedParameter)]
         size = sum(parameter.numel() for parameter in sized)
         return cls(type(inner).__name__, size, str(next(inner.parameters()).device), matrices, coverage, model=inner)
-
-    def buffer_rank_hint(self, buffer_rank: int | None) -> str | None:
-        """What to say of a b that was given, if it is too large for some of the matrices."""
-        if buffer_rank is None:
-            return None
-        return too_large_text(buffer_rank, [(matrix.name, matrix.rows, matrix.cols) for matrix in self.matrices])

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from inrank_monitor.matrices import Adapter, Matrix
 
-_MOST_SAMPLED, _ENTRIES = 8, 4  # parameters, entries of each
+_MOST_SAMPLED, _ENTRIES = 8, 16  # parameters, entries of each
 
 
 class _Source(NamedTuple):

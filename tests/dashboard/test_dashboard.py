@@ -177,6 +177,13 @@ def test_a_buffer_rank_of_0_is_what_fits_each_matrix(run: Any) -> None:
     assert "logged at α = 0.9, b = 8" in text
 
 
+def test_a_buffer_rank_beyond_the_short_side_is_hinted_at(run: Any) -> None:
+    app = show("Overview", b="15")
+    assert "is not below the short side" not in texts(app)
+    app.number_input(key="b").set_value(16).run()
+    assert "is not below the short side of 5 of 5 matrices" in texts(app).replace("\\", "")
+
+
 def test_a_run_without_a_buffer_rank_of_its_own_is_shown_by_what_fits_each_matrix(run: Any) -> None:
     info = json.loads((run.path / RUN_FILE).read_text())
     info["options"]["buffer_rank"] = None
@@ -198,6 +205,21 @@ def test_what_is_chosen_stands_in_the_address(run: Any) -> None:
     again = show("Advice", run="first", alpha="0.75")
     assert again.slider(key="alpha").value == 0.75
     assert again.header[0].value == "Advice"
+
+
+@pytest.mark.parametrize("typed", ["h.1.mlp.c_fc", "1.mlp.c_fc", "*1.mlp.c_fc*"])
+def test_matrices_in_the_address_may_be_named_as_tables_print_them(run: Any, typed: str) -> None:
+    name = "h.1.mlp.c_fc.weight"
+    app = show("Explained ratio", matrix=typed)
+    assert app.selectbox(key="matrix").value == name
+    assert show("Spectrum evolution", matrices=[typed, "h.0.attn.c_proj"]).multiselect(key="matrices").value == [
+        name,
+        "h.0.attn.c_proj.weight",
+    ]
+    assert show("Compare", compared=typed).selectbox(key="compared").value == name
+    first = show("Explained ratio", matrix="c_fc")  # could be several
+    assert first.selectbox(key="matrix").value == run.matrices.index[0]
+    assert not first.exception
 
 
 def test_rows_of_the_table_follow_the_runs_of_the_page(folder: Path) -> None:
