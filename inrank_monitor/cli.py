@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from inrank_monitor import __version__
 from inrank_monitor.checkpoints import options as scan_options

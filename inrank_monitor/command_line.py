@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
 _PLAIN = {
     "σ": "s",
     "ΔW": "dW",

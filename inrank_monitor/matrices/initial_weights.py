@@ -152,9 +152,7 @@ class _File:
             if not got:
                 raise OSError(errno.EIO, "W0 was cut short", str(self._file.name))
             view = view[got:]
-        return (
-            torch.frombuffer(data, dtype=torch.uint8).view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
-        )
+        return torch.frombuffer(data, dtype=torch.uint8).view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
 
     def __del__(self) -> None:
         self._file.close()
