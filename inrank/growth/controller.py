@@ -31,7 +31,7 @@ from inrank.growth.rule import ExplainedRatio, Observation, Rule
 from inrank.layers import InRankLinear, check_whole, growing_layers_of, note_ranks
 from inrank_monitor.ranks import Definition
 from inrank_monitor.spectra import SpectrumPool
-from inrank_monitor.tracking import was_skipped
+from inrank_monitor.tracking import untraced, untraced_hook, was_skipped
 
 if TYPE_CHECKING:
     from inrank_monitor.tracking import SpectrumTracker
@@ -145,13 +145,15 @@ class RankController:
     def attach(self) -> Self:
         """Let the optimizer's steps drive the controller, with no line in the loop."""
         if self._handle is None:
-            self._handle = self._optimizer.register_step_post_hook(self._after_step)
+            self._handle = self._optimizer.register_step_post_hook(untraced_hook(self._after_step))
         return self
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not was_skipped(optimizer):
+        # a copy of the optimizer may have taken the hook with it
+        if optimizer is self._optimizer and not was_skipped(optimizer):
             self._count()
 
+    @untraced
     def step(self) -> None:
         """Count one optimizer step, and check the ranks if they are due. Call it after `optimizer.step()`.
 

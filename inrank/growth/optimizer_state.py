@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from inrank.layers import FactoredLayer, InRankLinear
+from inrank_monitor.tracking import untraced_hook
 
 LIMIT = 1.0  # largest update of a young entry, in learning rates (weight decay apart)
 
@@ -62,7 +63,7 @@ class FreshColumns:
         self._optimizer, self._layers = optimizer, dict(layers)
         self._births: dict[str, list[tuple[int, int]]] = {}  # first column, step of birth; columns follow each other
         self.step = 0
-        self._handle: RemovableHandle | None = optimizer.register_step_pre_hook(self._before_step)
+        self._handle: RemovableHandle | None = optimizer.register_step_pre_hook(untraced_hook(self._before_step))
 
     def born(self, name: str, first: int) -> None:
         """From `first` on, the used columns of a layer are new."""
@@ -85,6 +86,8 @@ class FreshColumns:
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if optimizer is not self._optimizer:  # a copy of it, which has taken the hook with it
+            return
         self.step += 1
         if not self._births:
             return

@@ -11,6 +11,7 @@ from inrank_monitor.tracking.schedule import SPENDABLE, Automatic, Every, Where
 from inrank_monitor.tracking.snapshot import Snapshot, merged, take_snapshot
 from inrank_monitor.tracking.started_run import StartedRun, add_segment, check_same, first_info, open_directory
 from inrank_monitor.tracking.tracker import SpectrumTracker
+from inrank_monitor.tracking.untraced import untraced, untraced_hook
 from inrank_monitor.tracking.watched import Watched
 
 __all__ = [
@@ -33,5 +34,7 @@ __all__ = [
     "metric_columns",
     "open_directory",
     "take_snapshot",
+    "untraced",
+    "untraced_hook",
     "was_skipped",
 ]
