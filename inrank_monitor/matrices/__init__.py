@@ -5,7 +5,7 @@ from __future__ import annotations
 from inrank_monitor.matrices.adapters import Adapter, since_start
 from inrank_monitor.matrices.finding import Coverage, CoverageRow, find_matrices, unwrap
 from inrank_monitor.matrices.initial_weights import InitialWeights, Keep, check_keep, no_weights
-from inrank_monitor.matrices.matrix import LowRankUpdate, Matrix, is_sharded, local
+from inrank_monitor.matrices.matrix import LowRankUpdate, Matrix, has_memory, is_sharded, local
 from inrank_monitor.matrices.patterns import glob
 from inrank_monitor.matrices.reparametrized import hooked_weights
 
@@ -21,6 +21,7 @@ __all__ = [
     "find_matrices",
     "glob",
     "hooked_weights",
+    "has_memory",
     "is_sharded",
     "local",
     "no_weights",

@@ -175,8 +175,12 @@ class SpectrumTracker:
     def _log(self, name: str, value: Loggable) -> None:
         try:
             self._scalars.add(self.step_count, name, value)
-        except Exception as error:
-            self._failed(error, name)
+        except ValueError as error:
+            if self._strict:
+                raise
+            if self._reported.is_new("value", name):
+                logger.error("at step %d: %s; training goes on", self.step_count, error)
+                self._recorder.event(self.step_count, "error", None, str(error))
 
     def _say_standing(self) -> None:
         """Say, once, that no step has been counted."""
