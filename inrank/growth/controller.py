@@ -31,7 +31,7 @@ from inrank.layers import InRankLinear, check_whole, growing_layers_of, note_ran
 from inrank_monitor.matrices import unwrap
 from inrank_monitor.ranks import Definition
 from inrank_monitor.spectra import SpectrumPool
-from inrank_monitor.tracking import OptimizerSteps, unwrap_optimizer, weights_were_rewritten
+from inrank_monitor.tracking import OptimizerSteps, untraced, unwrap_optimizer, weights_were_rewritten
 
 if TYPE_CHECKING:
     from inrank_monitor.tracking import SpectrumTracker
@@ -172,6 +172,7 @@ class RankController:
         """A check failed: the ranks are the training's own, so that it ends."""
         raise error
 
+    @untraced
     def step(self) -> None:
         """Count one optimizer step, and check the ranks if they are due. Call it after `optimizer.step()`.
 

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from inrank.layers import FactoredLayer, InRankLinear
+from inrank_monitor.tracking import untraced_hook
 
 INSTEAD = "give the optimizer inside, and call step() after each of the wrapper's steps"
 LIMIT = 1.0  # largest update of a young entry, in learning rates (weight decay apart)
@@ -50,7 +51,8 @@ class FreshColumns:
         self._layers = dict(layers)
         self._births: dict[str, list[tuple[int, int]]] = {}  # first column, step of birth; columns follow each other
         self.step = 0
-        self._handle: RemovableHandle | None = optimizer.register_step_pre_hook(self._before_step)
+        self._handle: RemovableHandle | None = None
+        self.follow(optimizer)
 
     def born(self, name: str, first: int) -> None:
         """From `first` on, the used columns of a layer are new."""
@@ -68,7 +70,8 @@ class FreshColumns:
     def follow(self, optimizer: Optimizer) -> None:
         """The loop goes on with this one."""
         self.remove()
-        self._handle = optimizer.register_step_pre_hook(self._before_step)
+        self._optimizer = optimizer
+        self._handle = optimizer.register_step_pre_hook(untraced_hook(self._before_step))
 
     def remove(self) -> None:
         """Let go of the optimizer."""
@@ -78,6 +81,8 @@ class FreshColumns:
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if optimizer is not self._optimizer:  # a copy of it, which has taken the hook with it
+            return
         self.step += 1
         if not self._births:
             return

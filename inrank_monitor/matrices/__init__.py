@@ -7,7 +7,7 @@ from inrank_monitor.matrices.finding import Coverage, CoverageRow, find_matrices
 from inrank_monitor.matrices.initial_weights import InitialWeights, Keep, check_keep, no_weights
 from inrank_monitor.matrices.layers import layer_of
 from inrank_monitor.matrices.layout import Parts
-from inrank_monitor.matrices.matrix import Block, LowRankUpdate, Matrix, is_sharded, local
+from inrank_monitor.matrices.matrix import Block, LowRankUpdate, Matrix, has_memory, is_sharded, local
 from inrank_monitor.matrices.patterns import glob
 from inrank_monitor.matrices.reparametrized import hooked_weights
 from inrank_monitor.matrices.skipping import FROZEN
@@ -27,6 +27,7 @@ __all__ = [
     "check_keep",
     "find_matrices",
     "glob",
+    "has_memory",
     "hooked_weights",
     "is_sharded",
     "layer_of",

@@ -155,6 +155,15 @@ def read_parameter(module: nn.Module, attribute: str) -> Tensor:
             part.training = mode
 
 
+def has_memory(value: Tensor) -> bool:
+    """Whether a tensor's values are there: some frameworks free its memory between two uses."""
+    if value.layout != torch.strided or value.device.type == "meta" or value.numel() == 0 or is_sharded(value):
+        return True
+    if type(value).__torch_dispatch__ != Tensor.__torch_dispatch__:  # a subclass without a storage of its own
+        return True
+    return value.untyped_storage().nbytes() > 0
+
+
 def is_sharded(value: Tensor) -> bool:
     """Whether this is a DTensor, which lies in shards on several processes; asked without importing it."""
     return hasattr(value, "placements")

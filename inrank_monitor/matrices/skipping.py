@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from inrank_monitor.matrices.matrix import LowRankUpdate, is_sharded
+from inrank_monitor.matrices.matrix import LowRankUpdate, has_memory, is_sharded
 from inrank_monitor.matrices.views import CONVOLUTIONS, TRANSPOSED, is_table
 from inrank_monitor.matrices.weights import Weight
 
@@ -32,6 +32,8 @@ def reason_to_skip(
         return f"a {type(first).__name__}, which stores its values in its own way"
     if any(parameter.device.type == "meta" for parameter in parameters):
         return _reason_on_meta(module)
+    if not all(has_memory(parameter) for parameter in parameters):
+        return "its memory is freed: it has values during a pass only"
     if first.layout != torch.strided:
         return f"layout {first.layout}"
     if not first.is_floating_point():

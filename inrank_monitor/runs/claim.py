@@ -1,4 +1,4 @@
-"""Who writes a run directory, by what is in it: for file systems whose locks do nothing, or do not reach other machines.
+"""Who writes a run directory, by what is in it: for file systems whose locks do nothing, or stay on one machine.
 
 Whoever begins to write leaves a token in the file `writer`, and looks before each batch whether it is still there. One
 that finds another's has lost the directory, and goes on in one of its own.

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, Self
 
 from inrank_monitor.sinks.measurements import Measurements
 
 
 class Sink(ABC):
     """Something that gets the measurements of every snapshot. A subclass needs `write` alone."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Itself: what is connected to a logger is not connected twice by a callback that is copied."""
+        return self
 
     def connect(self, names: Sequence[str]) -> None:  # noqa: B027 (may be left out)
         """Called by `attach`, in its thread and before anything is written: find the logger, or raise.

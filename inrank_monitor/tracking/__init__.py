@@ -12,6 +12,7 @@ from inrank_monitor.tracking.snapshot import Snapshot, merged, take_snapshot
 from inrank_monitor.tracking.started_run import StartedRun, add_segment, check_same, first_info, open_directory
 from inrank_monitor.tracking.tracker import SpectrumTracker
 from inrank_monitor.tracking.true_rows import weights_were_rewritten
+from inrank_monitor.tracking.untraced import untraced, untraced_hook
 from inrank_monitor.tracking.watched import Watched
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "metric_columns",
     "open_directory",
     "take_snapshot",
+    "untraced",
+    "untraced_hook",
     "unwrap_optimizer",
     "was_skipped",
     "weights_were_rewritten",

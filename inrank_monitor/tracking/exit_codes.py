@@ -1,6 +1,6 @@
-"""The code with which a script exits. Python tells no exit handler of it, so `sys.exit` is listened to, as other loggers do.
+"""The code with which a script exits: Python tells no exit handler of it, so `sys.exit` is listened to.
 
-It does what it did, and it is put back when the last run is closed.
+Other loggers do so too. It does what it did, and it is put back when the last run is closed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 try:
     from _sitebuiltins import Quitter  # the `exit` and `quit` of a script that does not import sys
 except ImportError:
-    Quitter = None  # type: ignore[assignment,misc]
+    Quitter = None  # type: ignore[assignment]
 
 
 class ExitCodes:
@@ -41,7 +41,7 @@ class ExitCodes:
         def leave(*arguments: Any, **named: Any) -> NoReturn:
             given = arguments[int(owner is not sys) :]
             self._said[threading.get_ident()] = (given[0] if given else named.get("code"),)
-            return original(*arguments, **named)  # type: ignore[no-any-return]
+            return original(*arguments, **named)
 
         setattr(owner, name, leave)
         self._replaced.append((owner, name, original, leave))

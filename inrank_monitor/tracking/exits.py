@@ -67,8 +67,8 @@ def _reason_of_exit(frame: FrameType) -> str | None:
     """The main module ended by a SystemExit: whatever else ends it is shown."""
     if said := exit_codes.of(threading.main_thread().ident):
         return _reason_of_code(said[0])
-    # `raise SystemExit(...)` tells nobody: its code is known where it is written down. `raise SystemExit(main())` is how
-    # scripts end, whatever main() returned; raised further inside it has broken something off.
+    # `raise SystemExit(...)` tells nobody: its code is known where it is written down. `raise SystemExit(main())` is
+    # how scripts end, whatever main() returned; raised further inside it has broken something off.
     if _operation(frame) != "RAISE":
         return "SystemExit"
     before = [found for found in dis.get_instructions(frame.f_code) if found.offset < frame.f_lasti][-3:]

@@ -8,7 +8,7 @@ from typing import Any, SupportsFloat
 
 from torch import Tensor
 
-from inrank_monitor.matrices import is_sharded, local
+from inrank_monitor.matrices import has_memory, is_sharded, local
 from inrank_monitor.tracking.recorder import NoRecorder, Recorder, ScalarRow
 
 Loggable = SupportsFloat | Tensor | Mapping[str, Any]
@@ -78,7 +78,7 @@ class _NotOneNumberError(ValueError):
 def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype} {tuple(value.shape)} on {value.device}"
-    return f"{value!r:.80}" if isinstance(value, str | int | float | None) else f"an object of {type(value).__name__}"
+    return f"{value!r:.80}" if value is None or isinstance(value, str) else f"an object of {type(value).__name__}"
 
 
 def _read(value: Any) -> float | Tensor:
@@ -95,7 +95,7 @@ def _read(value: Any) -> float | Tensor:
 def _detached(value: Tensor) -> Tensor:
     if value.numel() != 1 or value.is_complex():
         raise _NotOneNumberError("it is not one real number")
-    if value.device.type == "meta":
+    if value.device.type == "meta" or not has_memory(value):
         raise _NotOneNumberError("it holds no number")
     if is_sharded(value):  # only where every process holds the number can this one alone say it
         if not all(placement.is_replicate() for placement in value.placements):  # type: ignore[attr-defined]

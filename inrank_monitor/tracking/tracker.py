@@ -191,10 +191,14 @@ class SpectrumTracker:
     def _log(self, name: str, value: Loggable) -> None:
         try:
             self._scalars.add(self.step_count, name, value)
-            if self._standing.logged(self.step_count, name):
-                self._say_standing()
-        except Exception as error:
-            self.failed(error, name)
+        except ValueError as error:
+            if self._strict:
+                raise
+            if self._reported.is_new("value", name):
+                logger.error("at step %d: %s; training goes on", self.step_count, error)
+                self._recorder.event(self.step_count, "error", None, str(error))
+        if self._standing.logged(self.step_count, name):
+            self._say_standing()
 
     def _say_standing(self) -> None:
         """Say that values come and steps do not, unless the weights stand still too: then it is an evaluation."""

@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 def untraced_hook(hook: Callable[_P, _T]) -> Callable[_P, _T]:
     """A hook of an optimizer, which has imported Dynamo already when it was made."""
-    marked: Callable[_P, _T] = torch.compiler.disable(hook)
+    marked: Callable[_P, _T] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
     return marked
 
 

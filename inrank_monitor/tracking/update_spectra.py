@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from inrank_monitor.distributed import Outbox, Sharding, gram_of_shards, local_view, make_room
-from inrank_monitor.matrices import InitialWeights, Matrix, is_sharded, local, since_start
+from inrank_monitor.matrices import InitialWeights, Matrix, has_memory, is_sharded, local, since_start
 from inrank_monitor.spectra import (
     Spectrum,
     SpectrumMethod,
@@ -46,9 +46,10 @@ def read_values(matrices: Sequence[Matrix], gone: Container[str] = ()) -> Values
 
 def _read(matrix: Matrix) -> tuple[Tensor, ...]:
     try:
-        return matrix.module.update_factors() if matrix.in_factors else (matrix.read(),)  # type: ignore[operator]
+        read = matrix.module.update_factors() if matrix.in_factors else (matrix.read(),)  # type: ignore[operator]
     except AttributeError:
         return ()
+    return read if all(map(has_memory, read)) else ()
 
 
 def measure_whole(measuring: Measuring, values: Values) -> Iterator[tuple[int, Measured]]:
@@ -174,7 +175,7 @@ def _product_values(matrix: Matrix, left: Tensor, right: Tensor, initial: Initia
 
 
 def _gone(matrix: Matrix) -> Problem:
-    return GONE, matrix.name, "the module has this parameter no more"
+    return GONE, matrix.name, "the module has this parameter no more, or its memory is freed"
 
 
 def _not_converged(name: str, error: LinAlgError) -> Measured:

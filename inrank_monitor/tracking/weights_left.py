@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from inrank_monitor.matrices import Adapter, Matrix
+from inrank_monitor.matrices import Adapter, Matrix, has_memory
 
 _MOST_SAMPLED, _ENTRIES = 8, 16  # parameters, entries of each
 
@@ -115,7 +115,9 @@ def _identities(values: Sequence[Tensor | None]) -> tuple[list[int], list[int]]:
 
 def _entries(value: Tensor | None) -> Tensor | None:
     """A few entries, as a view; None where there are not so many, or they have no ordinary place."""
-    if value is None or value.numel() < _ENTRIES or not value.is_contiguous() or value.device.type == "meta":
+    if value is None or value.numel() < _ENTRIES or not value.is_contiguous():
+        return None
+    if value.device.type == "meta" or not has_memory(value):
         return None
     return value.detach().view(-1).narrow(0, (value.numel() - _ENTRIES) // 2, _ENTRIES)
 

@@ -59,8 +59,8 @@ def fill(monkeypatch: pytest.MonkeyPatch, room: int) -> list[Disk]:
     disks: list[Disk] = []
     plain = AppendFile.__init__
 
-    def limited(self: AppendFile, path: Path) -> None:
-        plain(self, path)
+    def limited(self: AppendFile, path: Path, exclusive: bool = False) -> None:
+        plain(self, path, exclusive)
         disks.append(Disk(self._file, room))
         self._file = disks[-1]  # type: ignore[assignment]
 
