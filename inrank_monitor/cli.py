@@ -156,7 +156,7 @@ def _advise(options: argparse.Namespace) -> int:
         local_path(options.csv, "--csv").write_text(advice_csv(table), encoding="utf-8")
         print(f"wrote {options.csv}")
     if options.lora:
-        Path(options.lora).write_text(lora_json(lora_config(table)), encoding="utf-8")
+        local_path(options.lora, "--lora").write_text(lora_json(lora_config(table)), encoding="utf-8")
         print(f"wrote {options.lora}")
     return 0
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils.hooks import RemovableHandle
 
 from inrank_monitor.tracking.untraced import untraced
 
@@ -106,7 +106,6 @@ class OptimizerSteps:
 
     Attributes:
         counts: whether any optimizer was given.
-        remove: listens no more.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer], watched: Callable[[], set[int]], listener: Listener) -> None:
@@ -120,14 +119,18 @@ class OptimizerSteps:
         self._backward = -1  # the pass in which a step has been taken already
         self._longest_gap = 0
         self.counts = bool(optimizers)
-        self._handles = [
-            register_optimizer_step_pre_hook(_weakly(self._before)),
-            register_optimizer_step_post_hook(_weakly(self._after)),
-            *(optimizer.register_step_post_hook(_Kept(listener)) for optimizer in optimizers[-1:]),
-        ]
-        self.remove = weakref.finalize(self, _remove, self._handles)  # call it to listen no more
+        self._kept = [_keep(listener, optimizer) for optimizer in optimizers[-1:]]
+        _listen(self)
 
-    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def remove(self) -> None:
+        """Listen no more."""
+        _listening[:] = [reference for reference in _listening if reference() not in (self, None)]
+        for reference in self._kept:
+            if (kept := reference()) is not None:
+                kept.let_go(now=not self._open)
+
+    def before(self, optimizer: Optimizer) -> None:
+        """A step of any optimizer begins."""
         if (listener := self._present()) is None or self._role(optimizer) is _Role.FOREIGN:
             return
         self._close(optimizer)  # a step that an exception ended never told
@@ -136,7 +139,8 @@ class OptimizerSteps:
             self._inner = None
             listener.before_step(optimizer)
 
-    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def after(self, optimizer: Optimizer) -> None:
+        """A step of any optimizer has ended."""
         if (listener := self._present()) is None or not self.counts:
             return
         try:
@@ -224,7 +228,7 @@ class OptimizerSteps:
         self._roles[id(optimizer)] = weakref.ref(optimizer), _Role.COUNTS, len(own)
         self._held |= {id(parameter) for parameter in own}
         if (listener := self._listener()) is not None:
-            self._handles.append(optimizer.register_step_post_hook(_Kept(listener)))
+            self._kept.append(_keep(listener, optimizer))
 
     def _close(self, optimizer: Optimizer) -> None:
         if id(optimizer) in self._open:
@@ -237,32 +241,53 @@ class OptimizerSteps:
         return listener
 
 
-def _weakly(method: Callable[[Optimizer, Any, Any], None]) -> Callable[[Optimizer, Any, Any], None]:
-    """A hook that torch may keep for ever, of an object that it may not."""
-    reference = weakref.WeakMethod(method)
-
-    @untraced
-    def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if (present := reference()) is not None:
-            present(optimizer, args, kwargs)
-
-    return hook
-
-
 class _Kept:
-    """A hook that does nothing but hold whoever listens: nobody else may."""
+    """A hook that does nothing but hold whoever listens, for as long as the optimizer lives: nobody else may."""
 
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
+    def __init__(self, listener: Listener, optimizer: Optimizer) -> None:
+        self.listener: Listener | None = listener
+        self.handle = optimizer.register_step_post_hook(self)
 
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Nothing."""
 
+    def let_go(self, now: bool) -> None:
+        """Hold it no more; the hook goes too, unless torch is calling the optimizer's hooks just now."""
+        self.listener = None
+        if now:
+            self.handle.remove()
 
-def _remove(handles: list[RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()
-    handles.clear()
+
+def _keep(listener: Listener, optimizer: Optimizer) -> weakref.ref[_Kept]:
+    return weakref.ref(_Kept(listener, optimizer))
+
+
+# One pair of hooks for all, which stays: torch runs over its hooks, and may meet a collection of garbage meanwhile.
+_listening: list[weakref.ref[OptimizerSteps]] = []
+
+
+@cache
+def _hook_once() -> None:
+    @untraced
+    def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for reference in tuple(_listening):
+            if (steps := reference()) is not None:
+                steps.before(optimizer)
+
+    @untraced
+    def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for reference in tuple(_listening):
+            if (steps := reference()) is not None:
+                steps.after(optimizer)
+
+    register_optimizer_step_pre_hook(before)
+    register_optimizer_step_post_hook(after)
+
+
+def _listen(steps: OptimizerSteps) -> None:
+    _hook_once()
+    _listening[:] = [reference for reference in _listening if reference() is not None]
+    _listening.append(weakref.ref(steps))
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:

@@ -21,6 +21,11 @@ class Standing:
         """Whether no step has been counted."""
         return step == self._start
 
+    @property
+    def has_values(self) -> bool:
+        """Whether any have been logged at this step."""
+        return bool(self._calls)
+
     def logged(self, step: int, name: str) -> bool:
         """Count a value; whether it is one too many of its name at this step, true once."""
         if step != self._step:
@@ -35,7 +40,7 @@ class Standing:
             step: that stands.
             counts_itself: the loop is to call `tracker.step()`, as no optimizer was given.
         """
-        said = f"; log was given {max(self._calls.values())} values of a name" if self._calls else ""
+        said = f"; log was called {max(self._calls.values())} times" if self._calls else ""
         if not self.is_at_start(step):
             what = f"no step has been counted since step {step}, although the weights changed"
         else:
@@ -43,5 +48,5 @@ class Standing:
         if counts_itself:
             advice = "attach was given no optimizer: call tracker.step() after each step"
         else:
-            advice = "give attach the optimizer that the loop steps, or None and call tracker.step() after each step"
+            advice = "give it the one that the loop steps, or None and call tracker.step() after each step"
         return f"{what}{said}: {advice}"

@@ -205,7 +205,11 @@ class SpectrumTracker:
         step = self.step_count
         if self._closed or not self._processes.is_main:
             return
-        if not self._standing.is_at_start(step) and not self._rows.changed_here():
+        if self._standing.is_at_start(step):
+            stands = self._standing.has_values or self._rows.begun
+        else:
+            stands = self._rows.changed_here()
+        if not stands:
             return
         if self._reported.is_new(f"no steps {step}"):
             message = self._standing.message(step, counts_itself=not (self._steps and self._steps.counts))

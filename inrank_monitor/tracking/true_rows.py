@@ -57,6 +57,11 @@ class TrueRows:
         matrices, share = self._measuring.matrices, self._measuring.share
         self._left = WeightsLeft([matrices[place] for place in share.held])
 
+    @property
+    def begun(self) -> bool:
+        """Whether an optimizer of the model has stepped."""
+        return self._begun
+
     def parameters(self) -> set[int]:
         """Ids of the parameters that are watched here."""
         return self._left.parameters()

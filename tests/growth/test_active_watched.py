@@ -161,7 +161,7 @@ def test_after_a_factorization_the_layers_are_measured_on(tmp_path: Path) -> Non
         layer = model.get_submodule(NAMES[0])
         expected = torch.linalg.svdvals(layer.gain * (layer.U @ layer.V).detach().double()).numpy()
     run = open_run(tmp_path / "run")
-    assert set(run.events["kind"]) == {"rank_grown"}
+    assert set(run.events["kind"]) == {"rank_grown", "changed_between_steps"}
     rows = run.measurements[run.measurements["matrix"] == NAMES[0]]
     assert rows["step"].tolist() == list(range(1, 9))
     assert rows["layer_rank"].tolist() == [1] * 5 + [2, 4, 4]

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from inrank_monitor import SpectrumTracker, attach
+from inrank_monitor.tracking.optimizer_steps import _listening
 
 if TYPE_CHECKING:
     import pytest
@@ -36,9 +36,8 @@ def sgd(model: nn.Module, lr: float = 0.1) -> SGD:
 
 
 def step_hooks(optimizer: Optimizer) -> int:
-    """Hooks that run at each of the optimizer's steps: its own, and those of all optimizers."""
-    own = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
-    return sum(map(len, (*own, _global_optimizer_pre_hooks, _global_optimizer_post_hooks)))
+    """Hooks of the optimizer's own, and ours that listen to all optimizers."""
+    return sum(map(len, (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, _listening)))
 
 
 def train(model: nn.Sequential, optimizer: Optimizer, steps: int, first: int = 0) -> None:

@@ -77,7 +77,7 @@ def test_a_non_finite_update_raises_in_strict_mode_inside_the_loop(tmp_path: Pat
     tracker.close("diverged")
     run = open_run(tmp_path / "run")
     assert run.status == "interrupted"
-    assert run.events["kind"].tolist() == ["non_finite"]
+    assert run.events["kind"].tolist() == ["changed_between_steps", "non_finite"]
     assert run.measurements["step"].max() == 3
 
 

@@ -238,3 +238,26 @@ def test_a_tracker_that_nobody_holds_lives_with_its_optimizer(tmp_path: Path) ->
     gc.collect()
     assert_rows_are_true(tmp_path / "run", loop, [2, 4, 6, 8])
     assert open_run(tmp_path / "run").status == "finished"
+
+
+@pytest.mark.parametrize("how", ["closed in a hook", "collected in a hook"])
+def test_a_tracker_that_ends_while_torch_calls_hooks_disturbs_none(tmp_path: Path, how: str) -> None:
+    model, other = mlp(16, 32, 8), mlp(16, 32, 8)
+    loop = TrueLoop(model, SGD(model.parameters(), lr=1e-2))
+    optimizers = [SGD(other.parameters(), lr=1e-2)]
+    trackers = [attach(other, optimizers[0], tmp_path / "other", every=1, tensorboard=False)]
+    trackers.append(attach(model, loop.optimizer, tmp_path / "run", every=1, tensorboard=False))
+
+    def end(*_: object) -> None:
+        if how == "closed in a hook":
+            for tracker in trackers:
+                tracker.close()
+        else:
+            optimizers.clear()
+            del trackers[:1]
+            gc.collect()
+
+    loop.optimizer.register_step_pre_hook(end)
+    loop.optimizer.register_step_post_hook(end)
+    loop.run(3)
+    assert open_run(tmp_path / "other").status == "finished"

@@ -25,7 +25,7 @@ def test_close_takes_a_last_snapshot_and_removes_every_hook_and_thread(tmp_path:
     before = threads()
     model, optimizer, tracker = start(tmp_path / "run", every=4)
     train(model, optimizer, 6)
-    assert step_hooks(optimizer) == 3
+    assert step_hooks(optimizer) == 2
     tracker.close()
     assert step_hooks(optimizer) == 0
     assert threads() <= before
