@@ -26,7 +26,20 @@ _PLAIN = {
     "·": "-",
     "×": "x",
 }
-_PLAIN |= {"–": "-", "—": "-", "−": "-", "…": "...", "≥": ">=", "≤": "<=", "→": "->", "≈": "~", "’": "'", "ᵀ": "^T"}
+_PLAIN |= {
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "…": "...",
+    "≥": ">=",
+    "≤": "<=",
+    "→": "->",
+    "≈": "~",
+    "’": "'",
+    "ᵀ": "^T",
+    "⁄": "/",
+}
+_PLAIN |= dict.fromkeys("“”„«»", '"') | dict.fromkeys("‘‚", "'")
 _HANDLER = "inrank_plain"
 
 
@@ -59,7 +72,8 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 def _plain_letter(letter: str) -> str:
     if letter in _PLAIN:
         return _PLAIN[letter]
-    return unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode() or "?"
+    parts = unicodedata.normalize("NFKD", letter)
+    return "".join(_PLAIN.get(part, part) for part in parts).encode("ascii", "ignore").decode() or "?"
 
 
 codecs.register_error(_HANDLER, _plain)

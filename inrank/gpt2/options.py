@@ -16,6 +16,7 @@ from typing import Any
 from inrank.gpt2.models import parse_size
 from inrank.layers import break_even_rank, check_gain
 from inrank_monitor.demo.text import MIN_VOCABULARY
+from inrank_monitor.runs import local_name
 
 METHODS = ("baseline", "inrank", "inrank-efficient", "fixed-rank", "reference")
 _HELP = {
@@ -146,6 +147,10 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         self._check_counts()
+        try:
+            object.__setattr__(self, "output", local_name(self.output, "--output"))
+        except ValueError as error:
+            raise OptionError(str(error)) from None
         try:
             width = parse_size(self.size).width
         except ValueError as error:

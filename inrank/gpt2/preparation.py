@@ -18,12 +18,22 @@ from inrank.gpt2.results import RESULTS_FILE
 from inrank.gpt2.settings import OPTIONS_FILE, Settings, bpe_vocabulary, settings_for
 from inrank.gpt2.text import Corpus, make_corpus, read_texts
 from inrank_monitor.command_line import typed
-from inrank_monitor.runs import LOCK_FILE, RUN_FILE, SCHEMAS, TENSORBOARD_DIR, WEIGHTS_FILE, is_locked, write_json
+from inrank_monitor.runs import (
+    LOCK_FILE,
+    RUN_FILE,
+    SCHEMAS,
+    TENSORBOARD_DIR,
+    WEIGHTS_FILE,
+    WRITER_FILE,
+    is_locked,
+    write_json,
+)
 
 _OWN_FILES = (  # a directory that holds anything else is never deleted
     *(f"{name}*" for name in (RUN_FILE, WEIGHTS_FILE, OPTIONS_FILE, RESULTS_FILE, "factorization.json")),  # and .tmp
     *(f"{table}-*.arrows" for table in SCHEMAS),
     LOCK_FILE,
+    WRITER_FILE,
     TENSORBOARD_DIR,
     "model",
     "checkpoints*",

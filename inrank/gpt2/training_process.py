@@ -27,6 +27,7 @@ from inrank.gpt2.settings import Settings
 from inrank.gpt2.text import TOKENIZER_FILE, open_corpus
 from inrank.gpt2.trainer_setup import is_main_process, wait_for_all
 from inrank.gpt2.training import Training, read_factorization, train
+from inrank_monitor.command_line import use_any_terminal
 
 MODEL_DIR = "model"
 
@@ -91,6 +92,7 @@ def _measure(training: Training, model: nn.Module, progress: Progress) -> Result
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one training: 0, 2 after bad input, 130 if interrupted."""
+    use_any_terminal()
     parser = argparse.ArgumentParser(prog="inrank train")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--device", default="auto")

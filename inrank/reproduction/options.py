@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from inrank.reproduction.experiment import SCALES, SEEDS, ExperimentError, Request
+from inrank_monitor.runs import local_name
 
 _SCALE_HELP = (
     "tiny (default): two cores, offline; small: an afternoon on a GPU; paper: the paper's own; smoke: seconds, to see "
@@ -79,8 +80,12 @@ def _request(options: argparse.Namespace) -> Request:
     test_text = str(Path(options.test_text).resolve()) if options.test_text else None
     if text and WIKITEXT not in text:
         read_texts(text, test_text)  # an unreadable file is said now, not by the first training
+    try:
+        out = Path(local_name(options.out or f"runs/reproduce-{options.scale}", "--out"))
+    except ValueError as error:
+        raise ExperimentError(str(error)) from None
     return Request(
-        out=Path(options.out or f"runs/reproduce-{options.scale}"),
+        out=out,
         scale=options.scale,
         seeds=tuple(range(seeds)),
         device=("cuda" if options.device == "auto" else options.device) if has_cuda(options.device) else "cpu",

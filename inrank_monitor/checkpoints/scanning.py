@@ -201,6 +201,9 @@ class _Scan:
             self._recorder.event(step, "resumed", None, f"taken up at step {step}")
         else:
             self._recorder.event(step, "scan", None, "; ".join(notes))
+        if message := self._started.not_finite:
+            self._recorder.event(step, "non_finite_start", None, message)
+            logger.warning("%s: %s", self._started.directory, message)
         for note in notes:
             logger.info(note)
 

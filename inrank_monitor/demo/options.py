@@ -21,7 +21,9 @@ from inrank_monitor.runs import (
     SCHEMAS,
     TENSORBOARD_DIR,
     WEIGHTS_FILE,
+    WRITER_FILE,
     is_locked,
+    local_name,
     write_json,
 )
 
@@ -30,6 +32,7 @@ _OWN_FILES = (  # a directory that holds anything else is never deleted
     *(f"{name}*" for name in (RUN_FILE, WEIGHTS_FILE, OPTIONS_FILE, CHECKPOINT_FILE, REPORT_FILE)),  # and .tmp
     *(f"{table}-*.arrows" for table in SCHEMAS),
     LOCK_FILE,
+    WRITER_FILE,
     TENSORBOARD_DIR,
 )
 
@@ -75,6 +78,10 @@ class DemoOptions:
     report_steps: bool = _option(False, "print a line 'snapshot STEP' for every snapshot that is on disk", kept=False)
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "out", local_name(self.out, "--out"))
+        except ValueError as error:
+            raise DemoError(str(error)) from None
         counts = ("width", "layers", "steps", "batch_size", "context", "checkpoint_every")
         lowest = dict.fromkeys(counts, 1) | {"seed": 0, "vocabulary": MIN_VOCABULARY}
         lowest |= {name: 1 for name in ("heads", "every", "buffer_rank") if getattr(self, name) is not None}

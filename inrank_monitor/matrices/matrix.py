@@ -156,7 +156,7 @@ def read_parameter(module: nn.Module, attribute: str) -> Tensor:
 
 
 def has_memory(value: Tensor) -> bool:
-    """Whether a tensor's values are there: some frameworks free its memory between two uses."""
+    """Whether a tensor's values are there: some frameworks free the memory between two uses; reading would crash."""
     if value.layout != torch.strided or value.device.type == "meta" or value.numel() == 0 or is_sharded(value):
         return True
     if type(value).__torch_dispatch__ != Tensor.__torch_dispatch__:  # a subclass without a storage of its own

@@ -8,26 +8,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from inrank_monitor.runs.claim import Claim, OtherWriterError, SegmentTakenError
+from inrank_monitor.runs.append_file import AppendFile
+from inrank_monitor.runs.claim import WRITER_FILE, Claim, OtherWriterError, SegmentTakenError
+from inrank_monitor.runs.lock import LOCK_FILE, Lock, is_locked
 from inrank_monitor.runs.log import (
     FLOAT_METRICS,
     INTEGER_METRICS,
-    LOCK_FILE,
     RUN_FILE,
     SCHEMA_VERSION,
     SCHEMAS,
     TENSORBOARD_DIR,
     WEIGHTS_FILE,
-    AppendFile,
-    Lock,
     RunLog,
     existing_segments,
-    is_locked,
     make_batch,
     write_json,
 )
 from inrank_monitor.runs.options import RunOptions, check_leading
-from inrank_monitor.runs.paths import local_path
+from inrank_monitor.runs.paths import local_name, local_path
 from inrank_monitor.runs.run_file import read_info
 
 if TYPE_CHECKING:
@@ -61,6 +59,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "TENSORBOARD_DIR",
     "WEIGHTS_FILE",
+    "WRITER_FILE",
     "AppendFile",
     "Claim",
     "Lock",
@@ -78,6 +77,7 @@ __all__ = [
     "export_run",
     "is_locked",
     "list_runs",
+    "local_name",
     "local_path",
     "logged_rule",
     "make_batch",

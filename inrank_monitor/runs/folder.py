@@ -12,7 +12,8 @@ import stat
 from functools import lru_cache
 from pathlib import Path
 
-from inrank_monitor.runs.log import LOCK_FILE, RUN_FILE, SCHEMAS
+from inrank_monitor.runs.lock import LOCK_FILE
+from inrank_monitor.runs.log import RUN_FILE, SCHEMAS
 from inrank_monitor.runs.paths import local_path
 from inrank_monitor.runs.run import is_run, open_run
 from inrank_monitor.runs.summary import RunSummary

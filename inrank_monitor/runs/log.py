@@ -3,39 +3,26 @@
 A table is a sequence of Arrow IPC streams, `measurements-000.arrows`, -001 after a resume, and so on. A batch is
 appended whole; what a failed write leaves of one is cut off again, and the batch is kept and tried at the next write.
 Each row carries the CRC-32 of its batch, so that damage is noticed and never read as data. `run.json` is replaced
-atomically. An advisory lock, which the kernel drops when a process dies however it dies, tells a live run from an
-interrupted one.
+atomically.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any
 
 import pyarrow as pa
 
+from inrank_monitor.runs.append_file import AppendFile
 from inrank_monitor.runs.claim import Claim, SegmentTakenError
 
-try:
-    import fcntl
-except ImportError:  # Windows has no advisory locks: a reader goes by the age of the files there
-    fcntl = None  # type: ignore[assignment]
-
 SCHEMA_VERSION = 1
-RUN_FILE, LOCK_FILE, WEIGHTS_FILE, TENSORBOARD_DIR = (
-    "run.json",
-    "lock",
-    "initial_weights.safetensors",
-    "tensorboard",
-)
+RUN_FILE, WEIGHTS_FILE, TENSORBOARD_DIR = "run.json", "initial_weights.safetensors", "tensorboard"
 CHECKSUM = "checksum"
-_LOCK_ATTEMPTS = 20
 
 INTEGER_METRICS = (
     "intrinsic_rank",
@@ -116,100 +103,6 @@ def _is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-class Lock:
-    """Held by the process that writes a run; several readers may ask for it."""
-
-    def __init__(self, directory: Path) -> None:
-        self._file: IO[bytes] = (directory / LOCK_FILE).open("ab")
-        for attempt in range(_LOCK_ATTEMPTS if fcntl is not None else 0):
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:  # a reader that looks, a child of a killed process that is about to end: wait
-                if attempt < _LOCK_ATTEMPTS - 1:
-                    time.sleep(0.05)
-            except OSError:
-                return  # a file system without locks
-        if fcntl is not None:
-            self._file.close()
-            raise RuntimeError(f"another process is writing the run {directory}: choose another directory")
-
-    def release(self) -> None:
-        """Let the run be taken up by somebody else, even if a forked child still holds the file."""
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(self._file, fcntl.LOCK_UN)
-        self._file.close()
-
-
-def is_locked(directory: Path) -> bool | None:
-    """Whether a live process writes this run; None where that cannot be told."""
-    if fcntl is None or not (directory / LOCK_FILE).exists():
-        return None
-    with (directory / LOCK_FILE).open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return None
-    return False
-
-
-class AppendFile:
-    """A file that grows by whole pieces: what a failed write leaves of one is cut off again."""
-
-    def __init__(self, path: Path, exclusive: bool = False) -> None:
-        self._file = path.open("x+b" if exclusive else "w+b", buffering=0)
-        self._end = 0
-
-    @classmethod
-    def begin(cls, path: Path, start: bytes | pa.Buffer, exclusive: bool = False) -> Self:
-        """A new file that holds `start`.
-
-        Args:
-            path: of the file.
-            start: its first bytes.
-            exclusive: leave a file alone that is there already.
-
-        Raises:
-            FileExistsError: `exclusive`, and there is one.
-            OSError: the disk refused it; the file is not there then.
-        """
-        file = cls(path, exclusive)
-        try:
-            file.append(start)
-        except OSError:
-            file.close()
-            path.unlink(missing_ok=True)
-            raise
-        return file
-
-    def content(self) -> bytes:
-        """All that was appended, even if the path leads elsewhere by now."""
-        return os.pread(self._file.fileno(), self._end, 0)
-
-    def append(self, data: bytes | pa.Buffer) -> None:
-        """Write all of `data` or nothing.
-
-        Raises:
-            OSError: the disk refused it.
-        """
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[self._file.write(view) :]
-        except OSError:
-            os.ftruncate(self._file.fileno(), self._end)
-            self._file.seek(self._end)
-            raise
-        self._end = self._file.tell()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 class RunLog:

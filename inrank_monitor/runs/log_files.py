@@ -12,7 +12,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from inrank_monitor.runs import run_file
-from inrank_monitor.runs.log import RUN_FILE, SCHEMAS, existing_segments, is_locked
+from inrank_monitor.runs.lock import is_locked
+from inrank_monitor.runs.log import RUN_FILE, SCHEMAS, existing_segments
 from inrank_monitor.runs.segment import Segment
 
 Status = Literal["live", "finished", "interrupted"]

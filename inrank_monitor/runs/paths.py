@@ -38,3 +38,13 @@ def local_path(given: str | os.PathLike[str], argument: str = "directory") -> Pa
         return Path(text).expanduser().absolute()
     except RuntimeError as error:
         raise ValueError(f"{argument} is {text!r}: {error}") from None
+
+
+def local_name(given: str, argument: str) -> str:
+    """The same path as `local_path` as it was given, relative maybe: for commands that print it to be typed again.
+
+    Raises:
+        ValueError: as `local_path`.
+    """
+    local_path(given, argument)
+    return os.path.expanduser(given)

@@ -19,7 +19,8 @@ from inrank_monitor.launch import RUNS_VARIABLE
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.ranks import metrics as rank_metrics
 from inrank_monitor.runs.folder import RunFolder
-from inrank_monitor.runs.log import RUN_FILE, Lock, RunLog
+from inrank_monitor.runs.lock import Lock
+from inrank_monitor.runs.log import RUN_FILE, RunLog
 from inrank_monitor.runs.recomputation import recompute
 from inrank_monitor.runs.shared_run import SharedRun
 

@@ -16,7 +16,8 @@ from helpers.dashboard_widgets import add, clear, slide, toggle
 from helpers.expected_figures import Drawn, comparison
 from helpers.made_runs import append_steps, make_run
 
-from inrank_monitor.runs.log import Lock, RunLog
+from inrank_monitor.runs.lock import Lock
+from inrank_monitor.runs.log import RunLog
 
 pytestmark = pytest.mark.slow
 MATRICES, SHAPE = 10, (24, 16)

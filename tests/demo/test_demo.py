@@ -211,7 +211,7 @@ def test_an_old_run_survives_bad_input_given_with_overwrite(
 def test_a_run_that_another_process_writes_is_left_alone(
     tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from inrank_monitor.runs.log import Lock
+    from inrank_monitor.runs.lock import Lock
 
     assert run(tmp_path / "run", text, "--steps", 2, "--quiet") == 0
     lock = Lock(tmp_path / "run")

@@ -10,10 +10,10 @@ import numpy as np
 
 from inrank_monitor.ranks import metrics as rank_metrics
 from inrank_monitor.ranks.null_model import null_rank
+from inrank_monitor.runs.lock import LOCK_FILE
 from inrank_monitor.runs.log import (
     FLOAT_METRICS,
     INTEGER_METRICS,
-    LOCK_FILE,
     RUN_FILE,
     SCHEMA_VERSION,
     RunLog,

@@ -12,7 +12,8 @@ from helpers.run_files import NAMES, edit, info, measurement, scalar, write_run,
 from helpers.training import python
 
 from inrank_monitor import list_runs, open_run
-from inrank_monitor.runs.log import FLOAT_METRICS, INTEGER_METRICS, RUN_FILE, Lock, RunLog, write_json
+from inrank_monitor.runs.lock import Lock
+from inrank_monitor.runs.log import FLOAT_METRICS, INTEGER_METRICS, RUN_FILE, RunLog, write_json
 
 # --- tables
 

@@ -13,16 +13,14 @@ import pyarrow as pa
 import pytest
 from helpers.run_files import MAKERS, event, measurement, scalar
 
-from inrank_monitor.runs import log as run_log
+from inrank_monitor.runs import lock as run_lock
+from inrank_monitor.runs.lock import LOCK_FILE, Lock, is_locked
 from inrank_monitor.runs.log import (
     CHECKSUM,
-    LOCK_FILE,
     SCHEMAS,
     AppendFile,
-    Lock,
     RunLog,
     batch_checksum,
-    is_locked,
     make_batch,
     segment_path,
     write_json,
@@ -179,7 +177,7 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
 
 
 def test_one_writer_holds_the_lock_and_readers_see_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_log.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(run_lock.time, "sleep", lambda seconds: None)
     assert is_locked(tmp_path) is None
     lock = Lock(tmp_path)
     assert is_locked(tmp_path) is True
@@ -197,7 +195,7 @@ def test_a_reader_that_looks_does_not_refuse_the_writer(tmp_path: Path, monkeypa
     with (tmp_path / LOCK_FILE).open("rb") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
         # the writer waits: in that time the reader is done
-        monkeypatch.setattr(run_log.time, "sleep", lambda seconds: fcntl.flock(looking, fcntl.LOCK_UN))
+        monkeypatch.setattr(run_lock.time, "sleep", lambda seconds: fcntl.flock(looking, fcntl.LOCK_UN))
         Lock(tmp_path).release()
 
 

@@ -1,4 +1,4 @@
-"""A compiled optimizer step or training step: Dynamo steps over the tracker and the controller; both count right."""
+"""A compiled optimizer step or training step: Dynamo steps over tracker and controller, and both count right."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch
 from helpers.training import complaints, mlp, sgd, start, train
 
 from inrank_monitor import SpectrumTracker, attach, list_runs, open_run
-from inrank_monitor.runs import log as run_log
+from inrank_monitor.runs import lock as run_lock
 from inrank_monitor.runs.claim import Claim, OtherWriterError
 from inrank_monitor.runs.log import AppendFile
 from inrank_monitor.tracking import holders
@@ -71,7 +71,7 @@ def _no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, "no locks available")
 
-    monkeypatch.setattr(run_log.fcntl, "flock", flock)
+    monkeypatch.setattr(run_lock.fcntl, "flock", flock)
     monkeypatch.setattr("inrank_monitor.tracking.started_run.holder_of", lambda directory: "")
 
 
