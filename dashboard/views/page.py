@@ -134,6 +134,8 @@ def _show_state(state: RunState) -> None:
         logged = state.logged_rule
         parts.append(f"recomputed (logged at α = {logged.threshold:g}, b = {logged.buffer_rank}, {logged.definition})")
     st.markdown(" · ".join(parts))
+    if state.too_few_points:
+        st.info(plain(state.too_few_points), icon=":material/scatter_plot:")
     for problem in state.problems:
         st.warning(plain(problem), icon=":material/healing:")
 

@@ -113,10 +113,11 @@ def verdict(table: pd.DataFrame) -> str:
 
 
 def remarks(run: RunTables) -> list[str]:
-    """Problems of the log and events out of the ordinary, a line each, the latest message of each kind of
-    event.
+    """Too few points for a curve, problems of the log and events out of the ordinary, a line each, the latest message
+    of each kind of event.
     """
-    lines = [str(problem) for problem in run.problems]
+    lines = [run.too_few_points] if run.too_few_points else []
+    lines += [str(problem) for problem in run.problems]
     events = run.events
     for kind, rows in events.groupby("kind", sort=False):
         if kind in _EXPECTED_EVENTS:
