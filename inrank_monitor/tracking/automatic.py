@@ -11,7 +11,7 @@ EARLY_POINTS = 22
 _AHEAD = 5.0  # where `max_overhead` is 1 %, 5 % of the time may be spent ahead of the ten minutes
 _FIRM, _LEAST = 0.9, 0.8  # of the first minute's loan: what is spent beside the last snapshot, and on the first twelve
 _NEAREST, _LATER, _FARTHEST = 1.05, 1.2, 1.5  # ratios of steps: at least, from two minutes on, in the early series
-_RECENT, _TRIAL = 8, 10
+_RECENT, _TRIAL = 8, 4
 
 
 class Automatic:

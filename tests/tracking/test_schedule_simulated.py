@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -157,6 +159,14 @@ def test_a_run_resumed_early_still_has_its_early_series() -> None:
 def test_the_budget_counts_attaching_in_the_long_run() -> None:
     assert run(1800, 0.1, 0.1, attaching=5.0).share <= 0.01
     assert run(600, 0.1, 0.1, attaching=3.0).share <= 0.01
+
+
+def test_the_figure_in_the_docs_is_what_the_simulation_gives() -> None:
+    path = Path(__file__).parents[2] / "benchmarks/bench_schedule.py"
+    script = runpy.run_path(str(path))
+    drawn = script["figure"]([case for case in script["CASES"] if case.drawn])
+    kept = (path.parents[1] / "docs/images/schedule.svg").read_text(encoding="utf-8")
+    assert drawn == kept, f"python {path.name} --figure docs/images/schedule.svg draws it anew"
 
 
 def test_the_simulation_adds_up() -> None:
