@@ -152,6 +152,8 @@ def _advise(options: argparse.Namespace) -> int:
     rule = logged_rule(run)
     table = advise(run, rule if options.threshold is None else replace(rule, threshold=options.threshold))
     print(advice_text(table), end="")
+    if run.too_few_points:
+        print(run.too_few_points)
     if options.csv:
         local_path(options.csv, "--csv").write_text(advice_csv(table), encoding="utf-8")
         print(f"wrote {options.csv}")

@@ -140,6 +140,8 @@ def _show_state(state: RunState) -> None:
         shapes = state.matrices[["rows", "cols"]].itertuples()
         if hint := too_large_text(state.rule.buffer_rank, [(str(name), rows, cols) for name, rows, cols in shapes]):
             st.caption(plain(hint))
+    if state.too_few_points:
+        st.info(plain(state.too_few_points), icon=":material/scatter_plot:")
     for problem in state.problems:
         st.warning(plain(problem), icon=":material/healing:")
 

@@ -149,7 +149,7 @@ for b in (4, 8, 16, 32):
 #
 # A small GPT-2, trained from scratch on Python's own help texts (English prose and code that every Python installation
 # holds). The tracker is one line before the loop and one inside it. `every=10` measures at each tenth step; the
-# default would choose the steps by itself, within 1 % of the time.
+# default would choose the steps by itself, at most 1 % of the time over ten minutes and more.
 
 # %%
 from inrank_monitor.demo.text import read_text, tokenize
@@ -210,7 +210,7 @@ print(
 tracker
 
 # %% [markdown]
-# (`every=10` is obeyed whatever it costs; without it the tracker keeps within 1 % of the time, once a minute has passed.)
+# (`every=10` is obeyed whatever it costs; without it the tracker takes at most 1 % of the time over ten minutes and more.)
 #
 # What was watched? Every parameter is accounted for. GPT-2 stores q, k and v of attention as one weight; they are three
 # maps, so they are watched as three matrices.

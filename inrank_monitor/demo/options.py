@@ -61,7 +61,9 @@ class DemoOptions:
     learning_rate: float = _option(1e-3, "peak learning rate", flag="--lr")
     seed: int = _option(0, "of the weights, the dropout and the order of the data")
     vocabulary: int = _option(2048, f"tokens that the byte-level BPE may learn, at least {MIN_VOCABULARY}")
-    every: int | None = _option(None, "measure every N steps (default: as 1 %% of the time allows)")
+    every: int | None = _option(
+        None, "measure every N steps (default: the tracker chooses; at most 1 %% of the time over ten minutes and more)"
+    )
     threshold: float = _option(0.9, "explained ratio that a rank must reach")
     buffer_rank: int | None = _option(
         None,

@@ -11,9 +11,10 @@ from inrank_monitor.matrices.roles import NO_BLOCK, block_of
 from inrank_monitor.plan.costs import cost
 from inrank_monitor.plan.quantities import Cost, Rates, Recorded
 from inrank_monitor.plan.scenario import Scenario
-from inrank_monitor.tracking import SPENDABLE
+from inrank_monitor.tracking import SPENDABLE, TEN_MINUTES, Automatic, simulate
 
 ENOUGH_AN_HOUR = 6  # one in ten minutes; our choice
+_SHORTEST = 1e-3  # seconds of a step; shorter ones hold no more snapshots, and would take long to go through
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,22 @@ class Advice:
 
 
 def snapshots_an_hour(cost: Cost, budget: float) -> float:
-    """How many the automatic schedule takes in an hour once attaching is paid for."""
+    """How many the automatic schedule takes in an hour once attaching and the early series are paid for."""
     return SPENDABLE * budget * 3600 / cost.counted
 
 
 def steps_between(cost: Cost, budget: float, step_seconds: float) -> int:
     """How many steps of so many seconds pay for a snapshot."""
     return max(1, math.ceil(cost.counted / (SPENDABLE * budget * step_seconds) - 1e-9))
+
+
+def early_snapshots(cost: Cost, budget: float, step_seconds: float) -> int:
+    """How many the automatic schedule takes in the first ten minutes, the last one at their end included."""
+    step = max(step_seconds, _SHORTEST)
+    found = simulate(
+        Automatic(budget), TEN_MINUTES, lambda _: step, lambda *_: cost.counted, attaching=cost.attach_seconds
+    )
+    return len(found.steps)
 
 
 def advise(scenario: Scenario, rates: Rates, costs: Mapping[int | None, Cost]) -> Advice:

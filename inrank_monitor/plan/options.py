@@ -34,7 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sharded", action="store_true", help="each holds a shard of every parameter (FSDP2)")
     option("--per-machine", int, "N", "processes that share a machine's memory (default: 8, or all if fewer)")
     option("--leading", int, "K", "numbers of leading values to plan for (default: 64 256)", nargs="+")
-    option("--budget", float, "SHARE", "of wall time, as attach's max_overhead (default: 0.01)", default=0.01)
+    option(
+        "--budget",
+        float,
+        "SHARE",
+        "of wall time over ten minutes and more, as attach's max_overhead (default: 0.01)",
+        default=0.01,
+    )
     option("--step-seconds", float, "S", "how long a training step takes; several may be given", nargs="+", default=[])
     option("--dtype", str, "DTYPE", "of the weights in training (default: as the config says, else float32)")
     option("--device", str, "DEVICE", "where the weights are: cpu, cuda, ... (default: cpu)", default="cpu")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from inrank_monitor.plan.advice import ENOUGH_AN_HOUR, attach_line, snapshots_an_hour, steps_between
+from inrank_monitor.plan.advice import ENOUGH_AN_HOUR, attach_line, early_snapshots, snapshots_an_hour, steps_between
 from inrank_monitor.plan.costs import shard_seconds, spectrum_seconds
 from inrank_monitor.plan.models import PlannedModel
 from inrank_monitor.plan.planning import Plan
@@ -130,10 +130,13 @@ def _totals(plan: Plan, step_seconds: Sequence[float]) -> list[str]:
         rows.append(("a process sends, a snapshot", lambda cost: size(cost.sent)))
     rows.append(("log and event file grow, a snapshot, by", lambda cost: size(cost.log + cost.events)))
     rows.append(("attaching takes", lambda cost: duration(cost.attach_seconds)))
-    rows.append((f"{_percent(budget)} allows, an hour", lambda cost: _count(snapshots_an_hour(cost, budget))))
+    rows.append((f"{_percent(budget)} allows, an hour, later on", lambda cost: _count(snapshots_an_hour(cost, budget))))
     for seconds in step_seconds:
-        text = f"with steps of {duration(seconds)}, one in"
-        rows.append((text, lambda cost, seconds=seconds: f"{steps_between(cost, budget, seconds):,} steps"))
+        text = f"with steps of {duration(seconds)}, in the first ten minutes"
+        rows.append((text, lambda cost, seconds=seconds: f"{early_snapshots(cost, budget, seconds):,}"))
+        rows.append(
+            ("and then one in", lambda cost, seconds=seconds: f"{steps_between(cost, budget, seconds):,} steps")
+        )
     cells = [[label, *(show(cost) for cost in plan.costs.values())] for label, show in rows]
     return _table(["", *_heads(list(plan.costs))], cells, left=1)
 
@@ -158,7 +161,10 @@ def _remarks(costs: Costs, layout: Layout) -> list[str]:
             "machine's free memory, so it is taken to be read from the disk at each snapshot."
         )
     remarks.append("Memory is what is in use; the C library may keep some of what is freed.")
-    remarks.append("The first snapshot is taken at the first step whatever it costs, and a last one at the end.")
+    remarks.append(
+        "The first snapshot is taken at the first step whatever it costs, and a last one at the end; an early series "
+        "may borrow what ten minutes allow."
+    )
     return remarks
 
 

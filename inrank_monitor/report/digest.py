@@ -120,10 +120,11 @@ def verdict(table: pd.DataFrame) -> str:
 
 
 def remarks(run: RunTables) -> list[str]:
-    """Problems of the log, a b that is too large, and events out of the ordinary, a line each, the latest message of
-    each kind of event.
+    """Too few points for a curve, problems of the log, a b that is too large, and events out of the ordinary, a line
+    each, the latest message of each kind of event.
     """
-    lines = [str(problem) for problem in run.problems]
+    lines = [run.too_few_points] if run.too_few_points else []
+    lines += [str(problem) for problem in run.problems]
     if (asked := run.info.get("options", {}).get("buffer_rank")) is not None:
         shapes = run.matrices[["rows", "cols"]].itertuples()
         hint = too_large_text(asked, [(str(name), int(rows), int(cols)) for name, rows, cols in shapes])

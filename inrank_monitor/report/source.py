@@ -47,6 +47,10 @@ class RunTables(Protocol):
         """Which explained ratio the logged ranks come from."""
 
     @property
+    def too_few_points(self) -> str | None:
+        """A sentence or two if it is too sparsely measured for a curve."""
+
+    @property
     def matrices(self) -> pd.DataFrame:
         """The watched matrices."""
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from inrank_monitor.naming import find_name
 from inrank_monitor.notebook import html_rows, never_raises
 from inrank_monitor.ranks import Definition, RankRule, buffer_rank_text
+from inrank_monitor.runs.curve import too_few_points
 from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS
 from inrank_monitor.runs.log_files import LogFiles, Status
 from inrank_monitor.runs.options import RunOptions
@@ -126,6 +127,11 @@ class Run:
     def problems(self) -> list[str]:
         """What could not be read, in sentences; an unfinished batch of a live run is none."""
         return self._files.problems
+
+    @property
+    def too_few_points(self) -> str | None:
+        """A sentence or two if it is too sparsely measured for a curve: how sparsely, and what to pass to `attach`."""
+        return too_few_points(self.status, self.options, self.measurements, self.scalars)
 
     @property
     def matrices(self) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from inrank_monitor.ranks import RankRule
+from inrank_monitor.runs.curve import too_few_points
 from inrank_monitor.runs.log_files import Status
 from inrank_monitor.runs.recomputation import Recomputation, factored_matrices, logged_rule, null_ranks
 from inrank_monitor.runs.run import Run, buffer_ranks, open_run
@@ -35,6 +36,7 @@ class RunState:
         problems: what could not be read, in sentences.
         leading: how many singular values were kept; None: all.
         measured: how many of them were measured, where the others are estimates; None: all.
+        too_few_points: a sentence or two if it is too sparsely measured for a curve.
     """
 
     name: str
@@ -50,6 +52,7 @@ class RunState:
     problems: list[str]
     leading: int | None
     measured: int | None
+    too_few_points: str | None
 
     @property
     def steps(self) -> list[int]:
@@ -160,6 +163,7 @@ class SharedRun:
             problems=problems + ([self._problem] if self._problem else []),
             leading=run.leading,
             measured=run.measured,
+            too_few_points=too_few_points(self.status, run.options, run.measurements, run.scalars),
         )
 
     def singular_values(self, name: str) -> pd.DataFrame:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from inrank_monitor.tracking.attaching import attach
+from inrank_monitor.tracking.automatic import SPENDABLE, TEN_MINUTES, Automatic
 from inrank_monitor.tracking.columns import metric_columns
 from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.optimizer_steps import Listener, OptimizerSteps, unwrap_optimizer, was_skipped
 from inrank_monitor.tracking.recorder import Recorder, ScalarRow
-from inrank_monitor.tracking.schedule import SPENDABLE, Automatic, Every, Where
+from inrank_monitor.tracking.schedule import Every, Schedule, Where
+from inrank_monitor.tracking.simulation import Simulated, simulate
 from inrank_monitor.tracking.snapshot import Snapshot, merged, take_snapshot
 from inrank_monitor.tracking.started_run import StartedRun, add_segment, check_same, first_info, open_directory
 from inrank_monitor.tracking.tracker import SpectrumTracker
@@ -17,6 +19,7 @@ from inrank_monitor.tracking.watched import Watched
 
 __all__ = [
     "SPENDABLE",
+    "TEN_MINUTES",
     "Automatic",
     "Every",
     "Listener",
@@ -24,6 +27,8 @@ __all__ = [
     "OptimizerSteps",
     "Recorder",
     "ScalarRow",
+    "Schedule",
+    "Simulated",
     "Snapshot",
     "SpectrumTracker",
     "StartedRun",
@@ -36,6 +41,7 @@ __all__ = [
     "merged",
     "metric_columns",
     "open_directory",
+    "simulate",
     "take_snapshot",
     "untraced",
     "untraced_hook",

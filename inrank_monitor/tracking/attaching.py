@@ -62,7 +62,9 @@ def attach(
         directory: of the run; made if need be. Absolute from then on; an address such as `s3://...` is refused.
         every: measure at each multiple of this many steps, whatever it costs.
         schedule: measure where this function of the step is true (or a `Schedule`). Default: `Automatic`.
-        max_overhead: the automatic schedule's share of wall time.
+        max_overhead: the automatic schedule takes at most this share of wall time over ten minutes and more. Before
+            that an early series of geometric steps may borrow against those ten minutes: at most 3 seconds in all
+            within the first minute, at most 5 % of the time so far up to the tenth, where it is 0.01.
         include: globs over matrix names; only these are watched.
         exclude: globs over matrix names; these are not.
         threshold: α, in (0, 1].

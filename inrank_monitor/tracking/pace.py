@@ -39,6 +39,7 @@ class Pace:
         self._meetings, self._meeting = Meetings(), 0
         self._began, self._in_loop = began, 0.0
         self.spend(began)
+        self._told = self.seconds
 
     @property
     def seconds(self) -> float:
@@ -69,6 +70,7 @@ class Pace:
         """Count the loop's time since then as the tracker's."""
         self._in_loop += now() - since
 
-    def measured(self, step: int, cost: float) -> None:
-        """Tell the schedule what a snapshot after this step cost, in seconds."""
+    def measured(self, step: int) -> None:
+        """Tell the schedule what a snapshot after this step cost, with what the thread has done since the last one."""
+        cost, self._told = self.seconds - self._told, self.seconds
         self._schedule.measured(step, cost)

@@ -1,7 +1,7 @@
 """At which steps to measure, and the overhead budget.
 
 Time is an argument (seconds from any clock), so that tests never sleep. A schedule sees the measured cost of every
-snapshot and is asked once a step; asking costs well under a microsecond.
+snapshot and is asked once a step; asking costs a microsecond or two.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-GRACE_SECONDS = 60.0
-_MIN_RATIO = 1.05
-SPENDABLE = 0.75
+from inrank_monitor.tracking.automatic import Automatic
+
 _FURTHEST = 1000
 
 
@@ -63,51 +62,6 @@ class Where:
 
     def measured(self, step: int, cost: float) -> None:
         """Nothing to learn."""
-
-
-class Automatic:
-    """Dense early, geometric later, inside a budget: `max_overhead` of the wall time.
-
-    Ranks move first, so early snapshots are worth most, when little has been earned to pay for them. Until a minute of
-    training has passed the budget is that of the whole minute, laid out in equal ratios over the steps that the minute
-    will hold; afterwards what has been earned is spent, at steps 5 % apart or more. A snapshot is taken if it and a
-    last one at the end are both within three quarters of the budget: the last quarter is for what the tracker cannot
-    see of its own cost, caches that it empties and cores that its thread takes. The first step is always measured: it
-    tells the cost.
-
-    Args:
-        max_overhead: the tracker's share of wall time, in (0, 1].
-    """
-
-    def __init__(self, max_overhead: float = 0.01) -> None:
-        if not isinstance(max_overhead, int | float) or not 0 < max_overhead <= 1:
-            raise ValueError(f"max_overhead must be in (0, 1], got {max_overhead}")
-        self.max_overhead = max_overhead
-        self._last_step = 0
-        self._cost = 0.0
-        self._snapshots = 0
-
-    def due(self, step: int, elapsed: float, spent: float) -> bool:
-        """Whether the step is far enough from the last measured one, and the budget allows it."""
-        if self._snapshots == 0:
-            return True
-        if step < self._last_step * _MIN_RATIO or step <= self._last_step:
-            return False
-        left = SPENDABLE * self.max_overhead * max(elapsed, GRACE_SECONDS) - spent - self._cost
-        if left < self._cost:
-            return False
-        if elapsed >= GRACE_SECONDS:
-            return True
-        affordable = left / max(self._cost, 1e-9)
-        last = max(self._last_step, 1)
-        ahead = step * GRACE_SECONDS / max(elapsed, 1e-9) / last
-        return bool(step >= last * ahead ** (1 / affordable))
-
-    def measured(self, step: int, cost: float) -> None:
-        """Follow the cost: the first value, then an average that forgets (the first one includes start-up)."""
-        self._cost = cost if self._snapshots < 2 else 0.7 * self._cost + 0.3 * cost
-        self._snapshots += 1
-        self._last_step = step
 
 
 class Meetings:

@@ -161,7 +161,7 @@ class SpectrumTracker:
         except Exception as error:
             if self._snapshots.last_step != self.step_count:  # it cost time all the same; not tried at every step
                 self._pace.spend(began)
-                self._pace.measured(self.step_count, now() - began)
+                self._pace.measured(self.step_count)
             self.failed(error)
 
     def optimizer_changed(self, optimizer: Optimizer, message: str) -> None:
@@ -250,10 +250,9 @@ class SpectrumTracker:
         step, pace = self.step_count, self._pace
         if not self._snapshots.has_room(step):
             return
-        before = pace.seconds
         problem = self._snapshots.take(step)
         pace.spend(began)
-        pace.measured(step, pace.seconds - before)
+        pace.measured(step)
         if self._processes.is_main:
             self._scalars.add(step, "tracker_seconds", pace.seconds)
             self._scalars.add(step, "tracker_overhead", pace.overhead)

@@ -17,7 +17,14 @@ from torch import nn
 
 from inrank_monitor import attach, find_matrices
 from inrank_monitor.cli import main
-from inrank_monitor.plan.advice import ENOUGH_AN_HOUR, advise, attach_line, snapshots_an_hour, steps_between
+from inrank_monitor.plan.advice import (
+    ENOUGH_AN_HOUR,
+    advise,
+    attach_line,
+    early_snapshots,
+    snapshots_an_hour,
+    steps_between,
+)
 from inrank_monitor.plan.calibration import calibrate
 from inrank_monitor.plan.costs import cost, leading_work
 from inrank_monitor.plan.models import planned_model, planned_shapes
@@ -26,6 +33,7 @@ from inrank_monitor.plan.quantities import Cost, Curve, Layout, PlannedMatrix, R
 from inrank_monitor.plan.recorded import recorded
 from inrank_monitor.plan.scenario import Scenario
 from inrank_monitor.plan.text import duration, plan_text, size
+from inrank_monitor.tracking import Automatic, simulate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ONES = Speed(Curve((1,), (1.0,)), Curve((1,), (1.0,)), {64: 1.0, 8: 1.0}, 1.0)
@@ -315,6 +323,16 @@ def test_snapshots_pay_for_themselves() -> None:
     assert steps_between(found, 1.0, 1e6) == 1
 
 
+def test_the_first_ten_minutes_are_those_of_the_schedule_itself() -> None:
+    cheap = replace(cost([matrix(6, 4)], None, Layout(), rates(), NOTHING), seconds=0.1, record_seconds=0.03)
+    cheap = replace(cheap, attach_seconds=0.5)
+    found = simulate(Automatic(), 600, lambda _: 0.2, lambda *_: 0.13, attaching=0.5)
+    assert early_snapshots(cheap, 0.01, 0.2) == len(found.steps) > 25
+    assert early_snapshots(cheap, 0.05, 0.2) > early_snapshots(cheap, 0.01, 0.2)
+    assert early_snapshots(replace(cheap, seconds=60.0), 0.01, 0.2) == 2  # the first and the last
+    assert early_snapshots(cheap, 0.01, 100.0) == 6  # there are no more steps
+
+
 def test_the_patterns_of_the_advice_choose_its_matrices() -> None:
     model = planned_model("gpt2-xl")
     speed = replace(CORE, leading={64: 4e-10})
@@ -356,7 +374,8 @@ def test_the_text_says_what_is_planned_for_and_fits_the_terminal() -> None:
     assert "225 matrices, 6,607,077,376 of 6,738,415,616 parameters" in text
     assert "8 processes that each hold the whole model" in text
     assert "128   4096×4096" in text
-    assert "steps of 2.0 s" in text
+    assert "with steps of 2.0 s, in the first ten minutes" in text
+    assert "and then one in" in text
     assert "* extrapolated" in text
     assert "attach(model, optimizer" in text
     assert max(map(len, text.splitlines())) <= 100

@@ -242,7 +242,8 @@ def test_the_command_prints_the_table_and_writes_both_files(
     assert csv.read_text() == advice_csv(advise(run))
     assert json.loads(lora.read_text()) == lora_config(advise(run))
     assert main(["advise", str(run.path), "--threshold", "0.5"]) == 0
-    assert capsys.readouterr().out == advice_text(advise(run, RankRule(0.5, run.buffer_rank)))
+    expected = advice_text(advise(run, RankRule(0.5, run.buffer_rank)))
+    assert capsys.readouterr().out == f"{expected}{run.too_few_points}\n"
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], ["{run}", "--threshold", "7"], ["{run}", "--csv", "{run}/no/file"]])

@@ -43,6 +43,7 @@ class FakeRun:
     definition: Any = "paper"
     leading: int | None = None
     measured: int | None = None
+    too_few_points: str | None = None
 
     def singular_values(self, name: str) -> pd.DataFrame:
         return self.spectra[name]

@@ -289,4 +289,4 @@ def test_a_snapshot_that_fails_again_and_again_stays_inside_the_budget(
         clock.now += 0.1
         train(model, optimizer, 1, first=step)
     tracker.close()
-    assert 2 <= len(tried) <= 1 + 0.01 * 60 / 0.05  # a minute's budget, spent in the first minute
+    assert 2 <= len(tried) <= 30  # of 300 steps; within the 3 s that the early series may take

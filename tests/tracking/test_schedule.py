@@ -1,3 +1,5 @@
+"""Schedules one by one, without a training: what they are asked, what they answer, what they refuse."""
+
 from __future__ import annotations
 
 import itertools
@@ -5,118 +7,116 @@ import math
 
 import pytest
 
-from inrank_monitor.tracking.schedule import GRACE_SECONDS, Automatic, Every, Schedule, Where, make_schedule
+from inrank_monitor.tracking import Automatic, Every, Schedule, Where, simulate
+from inrank_monitor.tracking.schedule import Meetings, make_schedule
 
 
-def train(schedule: Schedule, steps: int, step_seconds: float, cost: float) -> tuple[list[int], list[float], float]:
-    """A training run on paper: the steps measured, the share of wall time after each, and the share at the end."""
-    elapsed = spent = 0.0
-    measured: list[int] = []
-    shares: list[float] = []
-    for step in range(1, steps + 1):
-        elapsed += step_seconds
-        if schedule.due(step, elapsed, spent):
-            elapsed += cost
-            spent += cost
-            schedule.measured(step, cost)
-            measured.append(step)
-            shares.append(spent / max(elapsed, GRACE_SECONDS))
-    elapsed += cost  # the last snapshot, which close() takes
-    return measured, shares, (spent + cost) / elapsed
+def train(schedule: Schedule, steps: int, step_seconds: float, cost: float) -> list[int]:
+    """The steps measured of a training on paper."""
+    found = simulate(schedule, steps * step_seconds - step_seconds / 2, lambda _: step_seconds, lambda *_: cost)
+    return list(found.steps)
 
 
 @pytest.mark.parametrize("interval", [1, 7, 50])
 def test_every_is_obeyed_whatever_it_costs(interval: int) -> None:
-    measured, _, share = train(Every(interval), 200, 0.01, 5.0)
-    assert measured == list(range(interval, 201, interval))
-    assert share > 0.5 or interval == 50
+    schedule = Every(interval)
+    found = [step for step in range(1, 201) if schedule.due(step, 0.01 * step, 5.0 * step)]
+    assert found == list(range(interval, 201, interval))
 
 
 def test_where_asks_the_function() -> None:
-    measured, _, _ = train(Where(lambda step: step in (1, 10, 100)), 150, 0.1, 5.0)
-    assert measured == [1, 10, 100]
+    schedule = Where(lambda step: step in (1, 10, 100))
+    assert [step for step in range(1, 151) if schedule.due(step, 0.1, 5.0)] == [1, 10, 100]
     assert Where(lambda step: 3).due(1, 0.0, 0.0) is True  # type: ignore[arg-type,return-value]
 
 
-RUNS = [  # seconds a step, seconds a snapshot, steps
-    (0.1, 0.05, 5000),
-    (0.1, 0.3, 5000),
-    (0.01, 0.02, 30000),
-    (2.0, 0.25, 2000),
-    (0.5, 30.0, 20000),
-    (0.001, 0.001, 200000),
-    (1.0, 1e-6, 3000),
-]
-
-
-@pytest.mark.parametrize(("step_seconds", "cost", "steps"), RUNS)
-@pytest.mark.parametrize("budget", [0.01, 0.05])
-def test_automatic_stays_within_its_budget(step_seconds: float, cost: float, steps: int, budget: float) -> None:
-    """At every moment of a run of a minute or more; the first snapshot is taken before its cost is known."""
-    measured, shares, at_the_end = train(Automatic(budget), steps, step_seconds, cost)
-    assert measured[0] == 1
-    assert all(share <= budget for share in shares[1:])
-    if steps * step_seconds >= GRACE_SECONDS and 2 * cost <= budget * steps * step_seconds:
-        assert at_the_end <= budget
-
-
-@pytest.mark.parametrize(("step_seconds", "cost", "steps"), RUNS)
-def test_automatic_steps_are_five_percent_apart_or_more(step_seconds: float, cost: float, steps: int) -> None:
-    measured, _, _ = train(Automatic(), steps, step_seconds, cost)
-    assert all(later >= max(1.05 * earlier, earlier + 1) for earlier, later in itertools.pairwise(measured))
-
-
-@pytest.mark.parametrize(
-    ("step_seconds", "cost", "steps"), [(0.1, 0.05, 5000), (0.01, 0.02, 30000), (0.1, 0.001, 5000)]
-)
-def test_automatic_is_dense_early(step_seconds: float, cost: float, steps: int) -> None:
-    """Where the first minute can afford a dozen snapshots."""
-    measured, _, _ = train(Automatic(), steps, step_seconds, cost)
-    early = sum(step <= steps // 4 for step in measured)
-    late = sum(step > steps - steps // 4 for step in measured)
-    assert early > 2 * late
+def test_the_early_series_is_geometric() -> None:
+    """Ten minutes hold 120000 steps, so they are as far apart as they may be."""
+    measured = train(Automatic(), 2000, 0.005, 0.08)
+    assert measured[:13] == [1, 2, 3, 5, 8, 12, 18, 27, 41, 62, 93, 140, 210]
 
 
 def test_a_run_that_costs_nothing_is_measured_at_all_steps_five_percent_apart() -> None:
-    measured, _, _ = train(Automatic(), 3000, 1.0, 1e-9)
+    measured = train(Automatic(), 3000, 1.0, 1e-9)
     assert measured[:20] == list(range(1, 21))
-    later = [step for step in measured if step > 20]
+    later = [step for step in measured[:-1] if step > 20]
     assert all(step == math.ceil(1.05 * before) for before, step in itertools.pairwise(later))
     assert later[-1] > 3000 / 1.06
 
 
-def test_the_first_minute_spends_its_budget_in_equal_ratios() -> None:
-    """0.6 s are earned in a minute, 0.45 s of them may be spent: eight snapshots of 0.05 s beside the last one."""
-    measured, _, _ = train(Automatic(), 599, 0.1, 0.05)
-    assert len(measured) == 8
-    ratios = [later / earlier for earlier, later in itertools.pairwise(measured) if earlier >= 8]
-    assert max(ratios) < 1.1 * min(ratios)
-    assert measured[-1] > 500
-
-
 def test_what_is_earned_is_spent() -> None:
     """A long run ends with at least half of its budget used, as long as steps 5 % apart leave it something to buy."""
-    for step_seconds, cost, steps in [(0.1, 0.3, 5000), (0.5, 3.0, 5000)]:
-        _, _, share = train(Automatic(), steps, step_seconds, cost)
-        assert 0.005 <= share <= 0.01
+    for step_seconds, cost in [(0.1, 1.0), (0.5, 3.0)]:
+        found = simulate(Automatic(), 2500, lambda _, each=step_seconds: each, lambda *_, each=cost: each)
+        assert 0.005 <= found.share <= 0.01
 
 
-def test_a_dear_snapshot_is_taken_once_and_then_when_it_has_been_earned() -> None:
+def test_a_dear_snapshot_is_taken_once_and_then_when_it_and_a_last_one_have_been_earned() -> None:
     schedule = Automatic(0.01)
     assert schedule.due(1, 0.1, 0.0)
     schedule.measured(1, 10.0)
-    assert not schedule.due(100, 3000.0, 10.0)  # with the next and the last it would be 30 s, the whole budget
-    assert schedule.due(101, 4001.0, 10.0)  # three quarters of it
+    assert not schedule.due(100, 2990.0, 10.0)
+    assert schedule.due(100, 3001.0, 10.0)
+    schedule.measured(100, 10.0)
+    assert not schedule.due(200, 4100.0, 20.0)  # a quarter of the budget stays for what the tracker cannot see
+    assert schedule.due(200, 5400.0, 20.0)
 
 
-def test_automatic_follows_a_cost_that_changes() -> None:
-    schedule = Automatic(0.01)
-    schedule.measured(1, 5.0)  # includes start-up
-    schedule.measured(2, 0.1)
-    assert schedule.due(4, 840.0, 5.1)  # 5.1 + 2 · 0.1 within three quarters of 8.4
-    for step in range(3, 30):
-        schedule.measured(step, 3.0)
-    assert not schedule.due(60, 1000.0, 5.1)  # 5.1 + 2 · 3 is not within 7.5
+@pytest.mark.parametrize("costs", [(0.02, 3.0), (3.0, 0.02), (0.02, 0.02, 9.0), (0.02, 0.5, 0.02, 0.5, 0.02)])
+def test_a_slow_snapshot_is_not_what_the_next_is_expected_to_cost(costs: tuple[float, ...]) -> None:
+    schedule = Automatic()
+    for step, cost in enumerate(costs, start=1):
+        schedule.measured(step, cost)
+    assert any(schedule.due(step, 0.1 * step + sum(costs), sum(costs)) for step in range(6, 11))
+
+
+def test_a_cost_that_stays_higher_is_learnt() -> None:
+    schedule = Automatic()
+    for step in range(1, 21):
+        schedule.measured(step, 0.001)
+    assert schedule.due(30, 600.0, 0.02)
+    for step in range(30, 40):
+        schedule.measured(step, 1.0)
+    assert not schedule.due(60, 900.0, 5.0)  # 5 + 2 · 1 is more than three quarters of 9
+
+
+@pytest.mark.parametrize("attaching", [0.0, 2.0, 30.0])
+def test_attaching_takes_nothing_from_the_early_series(attaching: float) -> None:
+    found = simulate(Automatic(), 60 + attaching, lambda _: 0.1, lambda *_: 0.1, attaching=attaching)
+    assert sum(step <= 200 for step in found.steps) >= 12
+
+
+def test_asking_changes_nothing() -> None:
+    """As processes that train together do: about a thousand steps to come, and those asked before."""
+    plain, asked = Automatic(), Automatic()
+    for step in range(1, 3000):
+        elapsed = 0.1 * step
+        for ahead in range(step, min(step + 1000, 3000), 37):
+            asked.due(ahead, 0.1 * ahead, 0.0)
+        due = plain.due(step, elapsed, 0.05)
+        assert asked.due(step, elapsed, 0.05) == due
+        if due:
+            plain.measured(step, 0.05)
+            asked.measured(step, 0.05)
+
+
+def test_meetings_come_at_the_steps_that_are_due() -> None:
+    schedule, alone, meetings = Automatic(), Automatic(), Meetings()
+    spent, meeting, met, measured = 0.0, 1, [], []
+    for step in range(1, 2000):
+        elapsed = 0.1 * step + spent
+        if alone.due(step, elapsed, spent):
+            measured.append(step)
+            alone.measured(step, 0.05)
+        if step == meeting:
+            met.append(step)
+            if schedule.due(step, elapsed, spent):
+                schedule.measured(step, 0.05)
+                spent += 0.05
+            meeting = meetings.plan(schedule, step, 0.1 * step + spent, spent)
+    assert len(met) < 2.5 * len(measured)
+    assert len(measured) > 25
+    assert sum(step <= 200 for step in met) >= 12
 
 
 def test_a_step_is_never_measured_twice() -> None:
@@ -133,8 +133,13 @@ def test_a_snapshot_of_w0_itself_does_no_harm() -> None:
     assert any(schedule.due(step, 0.1 * step, 0.1) for step in range(1, 20))
 
 
-def test_a_resumed_run_measures_its_first_step() -> None:
-    assert Automatic().due(5001, 0.1, 0.0)
+@pytest.mark.parametrize("elapsed", [-3600.0, -1.0, 0.0, 1e-12])
+def test_a_clock_that_jumps_back_ends_nothing(elapsed: float) -> None:
+    schedule = Automatic()
+    for step in (1, 2, 3):
+        schedule.measured(step, 0.05)
+    assert not schedule.due(3, elapsed, 0.15)
+    assert any(schedule.due(step, elapsed + 0.1 * step, 0.15) for step in range(4, 10))
 
 
 def test_make_schedule_gives_what_is_asked_for() -> None:
@@ -145,6 +150,12 @@ def test_make_schedule_gives_what_is_asked_for() -> None:
     assert isinstance(make_schedule(None, lambda step: True, 0.01), Where)
     own = Every(3)
     assert make_schedule(None, own, 0.01) is own
+
+
+def test_the_schedules_have_a_public_name() -> None:
+    from inrank_monitor import schedule
+
+    assert (schedule.Automatic, schedule.Every, schedule.Where) == (Automatic, Every, Where)
 
 
 @pytest.mark.parametrize("every", [0, -1, 2.5, "10", True])
