@@ -206,7 +206,7 @@ class SpectrumTracker:
         if self._closed or not self._processes.is_main:
             return
         if self._standing.is_at_start(step):
-            stands = self._standing.has_values or self._rows.begun
+            stands = self._standing.has_values or self._rows.trains()
         else:
             stands = self._rows.changed_here()
         if not stands:

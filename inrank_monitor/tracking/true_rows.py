@@ -9,7 +9,7 @@ ones have been unfrozen.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.optim import Optimizer
@@ -57,10 +57,9 @@ class TrueRows:
         matrices, share = self._measuring.matrices, self._measuring.share
         self._left = WeightsLeft([matrices[place] for place in share.held])
 
-    @property
-    def begun(self) -> bool:
-        """Whether an optimizer of the model has stepped."""
-        return self._begun
+    def trains(self) -> bool:
+        """Whether an optimizer of the model has stepped, or the weights of this process were changed."""
+        return self._begun or bool(self._changed_start())
 
     def parameters(self) -> set[int]:
         """Ids of the parameters that are watched here."""
@@ -82,11 +81,19 @@ class TrueRows:
 
     def changed(self) -> str:
         """Which weights are no longer those of the mark, in words; empty if none. Every process asks."""
+        return self._agreed(self._left.changed)
+
+    def _changed_start(self) -> list[str]:
+        """Of this process: without the factors of layers that begin at no update, whatever they are."""
+        without = {matrix.parameter for matrix in self._measuring.matrices if not matrix.has_start}
+        return [name for name in self._left.changed() if name not in without]
+
+    def _agreed(self, changed: Callable[[], list[str]]) -> str:
         share, processes = self._measuring.share, self._measuring.share.processes
         failure, here = None, list[str]()
         try:
             share.reshard()
-            here = self._left.changed()
+            here = changed()
         except Exception as error:  # the others wait for an answer
             failure = error
 
@@ -108,7 +115,7 @@ class TrueRows:
         """An optimizer is about to step, after this many; at which step the run stands."""
         if not self._begun:
             self._begun = True
-            if names := self.changed():
+            if names := self._agreed(self._changed_start):
                 step = self._start_elsewhere(names, optimizer)
         if self._looks_back:
             self._looks_back = False

@@ -259,5 +259,6 @@ def test_a_resumed_run_that_stands_is_told_and_an_interrupted_one_is_not(
     tracker.close()
     assert not complaints(caplog)
     _, _, tracker = start(tmp_path / "run", resume=3)
+    tracker.log(loss=1.0)
     tracker.close()
     assert len(complaints(caplog)) == 1
