@@ -22,6 +22,7 @@ from inrank_monitor.runs.log import (
     RunLog,
     existing_segments,
     make_batch,
+    storable,
     write_json,
 )
 from inrank_monitor.runs.options import RunOptions, check_leading
@@ -80,6 +81,7 @@ __all__ = [
     "make_batch",
     "open_run",
     "recompute",
+    "storable",
     "write_json",
 ]
 

@@ -23,11 +23,12 @@ from inrank_monitor.tracking.closed import closed_copy
 from inrank_monitor.tracking.ending import Ending
 from inrank_monitor.tracking.holders import hold, let_go
 from inrank_monitor.tracking.measuring import Measuring
+from inrank_monitor.tracking.no_recorder import NoRecorder
 from inrank_monitor.tracking.once import Once
 from inrank_monitor.tracking.optimizer_steps import was_skipped
 from inrank_monitor.tracking.pace import Pace, now
-from inrank_monitor.tracking.recorder import NoRecorder, Recorder
-from inrank_monitor.tracking.scalars import Loggable, Scalars, named_values
+from inrank_monitor.tracking.recorder import Recorder
+from inrank_monitor.tracking.scalars import Loggable, Scalars
 from inrank_monitor.tracking.schedule import Schedule
 from inrank_monitor.tracking.snapshots import Snapshots
 from inrank_monitor.tracking.standing import Standing
@@ -65,7 +66,7 @@ class SpectrumTracker:
         self._measuring, self._processes = measuring, measuring.share.processes
         self._recorder = Recorder(started, sinks) if self._processes.is_main else NoRecorder()
         self._pace = Pace(schedule, self._processes, self._recorder, began)
-        self._scalars = Scalars(self._recorder)
+        self._scalars = Scalars(self._recorder, self._reported, self._strict)
         self._snapshots = Snapshots(measuring, self._recorder, self._reported, started.step)
         self._unhook: Callable[[], None] | None = None
         self._counted: weakref.ref[Optimizer] | None = None
@@ -163,31 +164,16 @@ class SpectrumTracker:
         if self._closed or not self._processes.is_main:
             return
         try:
-            for name, value in named_values(values, more):
-                self._log(name, value)
+            self._scalars.log(self.step_count, values, more)
         except Exception as error:
             self._failed(error)
         if self._standing.logged(self.step_count):
             self._say_standing()
-        if self._scalars.is_due:
-            self._scalars.flush()
-
-    def _log(self, name: str, value: Loggable) -> None:
-        try:
-            self._scalars.add(self.step_count, name, value)
-        except ValueError as error:
-            if self._strict:
-                raise
-            if self._reported.is_new("value", name):
-                logger.error("at step %d: %s; training goes on", self.step_count, error)
-                self._recorder.event(self.step_count, "error", None, str(error))
 
     def _say_standing(self) -> None:
         """Say, once, that no step has been counted."""
-        if self._processes.is_main and not self._closed and self._reported.is_new("no_steps"):
-            message = self._standing.message(counts_itself=self._counted is None)
-            logger.warning("%s: %s", self.path, message)
-            self._recorder.event(self.step_count, "no_steps", None, message)
+        if self._processes.is_main and not self._closed:
+            self._standing.say(self._recorder, self.path, counts_itself=self._counted is None)
 
     @untraced
     def event(self, kind: str, matrix: str | None, message: str) -> None:
