@@ -107,6 +107,8 @@ def _described(value: Any) -> str:
 
 def _read(value: Any) -> float | Tensor:
     """A number, or a tensor of one that nobody has waited for."""
+    if type(value) is float:
+        return value
     if isinstance(value, Tensor):
         return _detached(value)
     if value is None or isinstance(value, str | bytes | bytearray):
