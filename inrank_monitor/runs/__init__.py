@@ -22,6 +22,7 @@ from inrank_monitor.runs.log import (
     RunLog,
     existing_segments,
     make_batch,
+    storable,
     write_json,
 )
 from inrank_monitor.runs.options import RunOptions, check_leading
@@ -85,6 +86,7 @@ __all__ = [
     "peak_ranks",
     "read_info",
     "recompute",
+    "storable",
     "write_json",
 ]
 

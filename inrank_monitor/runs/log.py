@@ -60,6 +60,11 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 
+def storable(text: object) -> str:
+    """The text as UTF-8 can hold it: names of files, and so messages, may have bytes in them that are none."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def batch_checksum(batch: pa.RecordBatch) -> int:
     """CRC-32 of a batch's serialised content, its checksum column left out."""
     return zlib.crc32(batch.drop_columns([CHECKSUM]).serialize())

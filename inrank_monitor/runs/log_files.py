@@ -43,10 +43,10 @@ class LogFiles:
             FileNotFoundError, ValueError: as `open_run`.
         """
         changed = self._read_info()
-        listed = {entry["segment"] for entry in self.info["segments"]}  # another is of somebody who was here before
+        foreign = self._foreign
         for table in SCHEMAS:
             for number, path in existing_segments(self.path, table).items():
-                if number in listed and path not in self._segments:
+                if number not in foreign and path not in self._segments:
                     self._segments[path] = Segment(path, table, number)
         for segment in self._segments.values():
             changed |= segment.read()
@@ -59,10 +59,16 @@ class LogFiles:
         info = run_file.parse(text, self.path / RUN_FILE)
         if info["id"] != self.info.get("id"):  # another run has taken the place of this one
             self._segments.clear()
-        listed = {entry["segment"] for entry in info["segments"]}
-        self._segments = {path: segment for path, segment in self._segments.items() if segment.number in listed}
         self.info, self._info_text = info, text
+        kept = [segment for segment in self._segments.values() if segment.number not in self._foreign]
+        self._segments = {segment.path: segment for segment in kept}
         return True
+
+    @property
+    def _foreign(self) -> list[int]:
+        """Numbers of streams that another writer has left in the directory."""
+        foreign: list[int] = self.info.get("foreign_segments", [])
+        return foreign
 
     @property
     def status(self) -> Status:

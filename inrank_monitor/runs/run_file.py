@@ -74,6 +74,7 @@ def parse(text: str, path: Path) -> dict[str, Any]:
             raise ValueError("ended is missing")
         if info["ended"] is not None:
             _check(info["ended"], {"status": str}, "ended")
+        _check(info.get("foreign_segments", []), [int], "foreign_segments")
         RunOptions.from_json(info["options"])
         names = [matrix["name"] for matrix in info["matrices"]]
         if not names or len(set(names)) != len(names):

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Protocol
 
 from inrank_monitor.tracking.exits import Exits
-from inrank_monitor.tracking.recorder import NoRecorder, Recorder
+from inrank_monitor.tracking.no_recorder import NoRecorder
+from inrank_monitor.tracking.recorder import Recorder
 from inrank_monitor.tracking.scalars import Scalars
 from inrank_monitor.tracking.started_run import StartedRun
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from inrank_monitor.tracking.exit_codes import exit_codes
 
+_SYS = vars(sys)  # asked at every step: an attribute that a module lacks takes microseconds
+
 
 class Exits:
     """What is known of exceptions and exits since a run began."""
@@ -83,7 +85,7 @@ def _reason_of_caught() -> str | None:
 
 def _last_shown() -> BaseException | None:
     """What an interpreter or a notebook has shown last: a script has ended with it."""
-    return getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+    return _SYS.get("last_exc") or _SYS.get("last_value")
 
 
 def _main_module_frame() -> FrameType | None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from inrank_monitor.runs import TENSORBOARD_DIR, OtherWriterError, RunLog, SegmentTakenError
+from inrank_monitor.runs import TENSORBOARD_DIR, OtherWriterError, RunLog, SegmentTakenError, storable
 from inrank_monitor.sinks import EventFile, Measurements, Sink, SinkThreads, import_protocol
 from inrank_monitor.tracking.columns import metric_columns
 from inrank_monitor.tracking.once import Once
@@ -255,38 +255,3 @@ class Recorder:
         self._log.close()
         if self._event_file is not None:
             self._event_file.close()
-
-
-def storable(text: object) -> str:
-    """The text as UTF-8 can hold it: names of files, and so messages, may have bytes in them that are none."""
-    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-class NoRecorder:
-    """What a process has that does not write the run."""
-
-    def __init__(self) -> None:
-        self.process = os.getpid()
-        self.finished_steps: list[int] = []
-        self.failure: BaseException | None = None
-        self.seconds, self.backlog = 0.0, 0
-
-    def snapshot(self, snapshot: Snapshot) -> None:
-        """Nothing."""
-
-    def look_again(self) -> None:
-        """Nothing."""
-
-    def scalars(self, rows: Sequence[ScalarRow]) -> None:
-        """Nothing."""
-
-    def event(self, step: int, kind: str, matrix: str | None, message: str) -> None:
-        """Nothing."""
-
-    def drain(self, timeout: float | None = None) -> bool:
-        """Nothing waits."""
-        return True
-
-    def close(self) -> int:
-        """Nothing is lost."""
-        return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, SupportsFloat
@@ -9,24 +10,47 @@ from typing import Any, SupportsFloat
 from torch import Tensor
 
 from inrank_monitor.matrices import has_memory, is_sharded, local
-from inrank_monitor.tracking.recorder import NoRecorder, Recorder, ScalarRow
+from inrank_monitor.tracking.no_recorder import NoRecorder
+from inrank_monitor.tracking.once import Once
+from inrank_monitor.tracking.recorder import Recorder, ScalarRow
 
 Loggable = SupportsFloat | Tensor | Mapping[str, Any]
+logger = logging.getLogger("inrank_monitor")
 _FLUSH_SECONDS, _FLUSH_ROWS = 5.0, 2048
 
 
 class Scalars:
-    """Rows that wait for the recorder."""
+    """Rows that wait for the recorder.
 
-    def __init__(self, recorder: Recorder | NoRecorder) -> None:
-        self._recorder = recorder
+    Args:
+        recorder: that writes them.
+        reported: errors that have been.
+        strict: raise what is wrong with a value, instead of recording it.
+    """
+
+    def __init__(self, recorder: Recorder | NoRecorder, reported: Once, strict: bool) -> None:
+        self._recorder, self._reported, self._strict = recorder, reported, strict
         self._rows: list[ScalarRow] = []
         self._flushed = time.perf_counter()
 
-    @property
-    def is_due(self) -> bool:
-        """Whether so much waits, or for so long, that it should be handed on."""
-        return len(self._rows) >= _FLUSH_ROWS or time.perf_counter() - self._flushed > _FLUSH_SECONDS
+    def log(self, step: int, values: Any, more: Mapping[str, Any]) -> None:
+        """Keep what `log` was given; a value that cannot be read costs itself alone.
+
+        Raises:
+            TypeError: `values` is no mapping.
+            ValueError: `strict`, and one of them is not one real number.
+        """
+        for name, value in _named_values(values, more):
+            try:
+                self.add(step, name, value)
+            except ValueError as error:
+                if self._strict:
+                    raise
+                if self._reported.is_new("value", name):
+                    logger.error("at step %d: %s; training goes on", step, error)
+                    self._recorder.event(step, "error", None, str(error))
+        if len(self._rows) >= _FLUSH_ROWS or time.perf_counter() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
 
     def add(self, step: int, name: str, value: Any) -> None:
         """Keep one value; a tensor's is fetched later, in the recorder's thread.
@@ -51,7 +75,7 @@ class Scalars:
         self._flushed = time.perf_counter()
 
 
-def named_values(values: Any, more: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _named_values(values: Any, more: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """(name, value) of what `log` was given; a mapping in a mapping has its names behind a slash, `eval/loss`.
 
     Raises:
@@ -83,6 +107,8 @@ def _described(value: Any) -> str:
 
 def _read(value: Any) -> float | Tensor:
     """A number, or a tensor of one that nobody has waited for."""
+    if type(value) is float:
+        return value
     if isinstance(value, Tensor):
         return _detached(value)
     if value is None or isinstance(value, str | bytes | bytearray):

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from inrank_monitor.distributed import ProcessesLostError
 from inrank_monitor.tracking.measuring import Measuring
+from inrank_monitor.tracking.no_recorder import NoRecorder
 from inrank_monitor.tracking.once import Once
-from inrank_monitor.tracking.recorder import NoRecorder, Recorder
+from inrank_monitor.tracking.recorder import Recorder
 from inrank_monitor.tracking.snapshot import Snapshot, merged, take_snapshot
 from inrank_monitor.tracking.update_spectra import GONE, Problem
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-_CALLS_AT_START = 200  # values of one name: more than anybody accumulates gradients over
+import logging
+from pathlib import Path
+
+from inrank_monitor.tracking.no_recorder import NoRecorder
+from inrank_monitor.tracking.recorder import Recorder
+
+logger = logging.getLogger("inrank_monitor")
+_CALLS_AT_START = 200  # of log: more than anybody accumulates gradients over
 _CALLS = 20
 
 
 class Standing:
-    """How many values have been logged at one step.
+    """How often a loop has logged at one step.
 
     Args:
         start: the step at which the run began or goes on.
@@ -15,38 +22,39 @@ class Standing:
 
     def __init__(self, start: int) -> None:
         self._start = self._step = start
-        self._calls: dict[str, int] = {}
+        self.calls = 0
+        self._said: set[int] = set()
 
     def is_at_start(self, step: int) -> bool:
         """Whether no step has been counted."""
         return step == self._start
 
-    @property
-    def has_values(self) -> bool:
-        """Whether any have been logged at this step."""
-        return bool(self._calls)
-
-    def logged(self, step: int, name: str) -> bool:
-        """Count a value; whether it is one too many of its name at this step, true once."""
+    def logged(self, step: int) -> bool:
+        """Count a call of `log`; whether it is one too many at this step, true once."""
         if step != self._step:
-            self._step, self._calls = step, {}
-        self._calls[name] = self._calls.get(name, 0) + 1
-        return self._calls[name] == (_CALLS_AT_START if self.is_at_start(step) else _CALLS)
+            self._step, self.calls = step, 0
+        self.calls += 1
+        return self.calls == (_CALLS_AT_START if self.is_at_start(step) else _CALLS)
 
-    def message(self, step: int, counts_itself: bool) -> str:
-        """What is wrong, and what to do.
+    def say(self, step: int, recorder: Recorder | NoRecorder, directory: Path, counts_itself: bool) -> None:
+        """Say, once a step, what is wrong and what to do.
 
         Args:
             step: that stands.
+            recorder: that gets the event.
+            directory: of the run.
             counts_itself: the loop is to call `tracker.step()`, as no optimizer was given.
         """
-        said = f"; log was called {max(self._calls.values())} times" if self._calls else ""
+        if step in self._said:
+            return
+        self._said.add(step)
+        what = "no step was counted and nothing measured"
         if not self.is_at_start(step):
             what = f"no step has been counted since step {step}, although the weights changed"
-        else:
-            what = "no step was counted and nothing measured"
+        calls = f"; log was called {self.calls} times" if self.calls else ""
+        advice = "give attach the optimizer that the loop steps, or None and call tracker.step() after each step"
         if counts_itself:
             advice = "attach was given no optimizer: call tracker.step() after each step"
-        else:
-            advice = "give it the one that the loop steps, or None and call tracker.step() after each step"
-        return f"{what}{said}: {advice}"
+        message = f"{what}{calls}: {advice}"
+        logger.warning("%s: %s", directory, message)
+        recorder.event(step, "no_steps", None, message)

@@ -117,6 +117,7 @@ class StartedRun:
     def take_next_segment(self) -> None:
         """Write other streams: the present ones are of somebody who wrote to the directory before it was ours."""
         taken = {number for table in SCHEMAS for number in existing_segments(self.directory, table)}
+        self.info["foreign_segments"] = [*self.info.get("foreign_segments", []), self.segment]
         self.info["segments"][-1]["segment"] = 1 + max(taken)
         self.save()
 

@@ -23,11 +23,12 @@ from inrank_monitor.tracking.closed import closed_copy
 from inrank_monitor.tracking.ending import Ending
 from inrank_monitor.tracking.holders import hold, let_go
 from inrank_monitor.tracking.measuring import Measuring
+from inrank_monitor.tracking.no_recorder import NoRecorder
 from inrank_monitor.tracking.once import Once
 from inrank_monitor.tracking.optimizer_steps import OptimizerSteps
 from inrank_monitor.tracking.pace import Pace, now
-from inrank_monitor.tracking.recorder import NoRecorder, Recorder
-from inrank_monitor.tracking.scalars import Loggable, Scalars, named_values
+from inrank_monitor.tracking.recorder import Recorder
+from inrank_monitor.tracking.scalars import Loggable, Scalars
 from inrank_monitor.tracking.schedule import Schedule
 from inrank_monitor.tracking.snapshots import Snapshots
 from inrank_monitor.tracking.standing import Standing
@@ -66,7 +67,7 @@ class SpectrumTracker:
         self._measuring, self._processes = measuring, measuring.share.processes
         self._recorder = Recorder(started, sinks) if self._processes.is_main else NoRecorder()
         self._pace = Pace(schedule, self._processes, self._recorder, began)
-        self._scalars = Scalars(self._recorder)
+        self._scalars = Scalars(self._recorder, self._reported, self._strict)
         self._snapshots = Snapshots(measuring, self._recorder, self._reported, started.step)
         self._standing = Standing(started.step)
         self._steps: OptimizerSteps | None = None
@@ -181,23 +182,10 @@ class SpectrumTracker:
         if self._closed or not self._processes.is_main:
             return
         try:
-            for name, value in named_values(values, more):
-                self._log(name, value)
+            self._scalars.log(self.step_count, values, more)
         except Exception as error:
             self.failed(error)
-        if self._scalars.is_due:
-            self._scalars.flush()
-
-    def _log(self, name: str, value: Loggable) -> None:
-        try:
-            self._scalars.add(self.step_count, name, value)
-        except ValueError as error:
-            if self._strict:
-                raise
-            if self._reported.is_new("value", name):
-                logger.error("at step %d: %s; training goes on", self.step_count, error)
-                self._recorder.event(self.step_count, "error", None, str(error))
-        if self._standing.logged(self.step_count, name):
+        if self._standing.logged(self.step_count):
             self._say_standing()
 
     def _say_standing(self) -> None:
@@ -206,15 +194,12 @@ class SpectrumTracker:
         if self._closed or not self._processes.is_main:
             return
         if self._standing.is_at_start(step):
-            stands = self._standing.has_values or self._rows.trains()
+            stands = self._standing.calls > 0 or self._rows.trains()
         else:
             stands = self._rows.changed_here()
-        if not stands:
-            return
-        if self._reported.is_new(f"no steps {step}"):
-            message = self._standing.message(step, counts_itself=not (self._steps and self._steps.counts))
-            logger.warning("%s: %s", self.path, message)
-            self._recorder.event(step, "no_steps", None, message)
+        if stands:
+            itself = not (self._steps and self._steps.counts)
+            self._standing.say(step, self._recorder, self.path, counts_itself=itself)
 
     @untraced
     def event(self, kind: str, matrix: str | None, message: str) -> None:

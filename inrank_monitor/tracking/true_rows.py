@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 from inrank_monitor.matrices import Matrix, local
 from inrank_monitor.tracking.joining import Joining
 from inrank_monitor.tracking.measuring import Measuring
+from inrank_monitor.tracking.no_recorder import NoRecorder
 from inrank_monitor.tracking.optimizer_steps import own_steps
-from inrank_monitor.tracking.recorder import NoRecorder, Recorder
+from inrank_monitor.tracking.recorder import Recorder
 from inrank_monitor.tracking.run_start import begin_anew, take_up_at
 from inrank_monitor.tracking.started_run import StartedRun
 from inrank_monitor.tracking.weights_left import WeightsLeft
