@@ -77,6 +77,15 @@ def test_heat_map_is_rank_over_null_rank_and_the_loss_stands_beside_it(run: Any)
     np.testing.assert_allclose(numbers(loss["data"][0]["y"]), logged)
 
 
+@pytest.mark.parametrize("view", ["Overview", "Rank evolution", "Advice"])
+def test_a_run_with_too_few_points_says_so_and_one_with_enough_does_not(folder: Path, view: str) -> None:
+    make_run(folder / "few", steps=[1, 250, 500])
+    make_run(folder / "many", steps=range(1, 14))
+    few, many = (texts(show(view, run=name)).replace("\\", "") for name in ("few", "many"))
+    assert "Only 3 snapshots in 500 steps: too few for a curve. Pass every=20 to attach." in few.replace("\u2060", "")
+    assert "too few" not in many
+
+
 def test_rank_lines_are_the_logged_ranks_beside_their_null_rank(run: Any) -> None:
     (figure,) = specs(show("Rank evolution", group="block"))
     lines = by_name(figure, run.matrices.index)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
 from inrank_monitor import attach, open_run
+from inrank_monitor.tracking import Every
 
 
 def steps_of(directory: Path) -> list[int]:
@@ -71,6 +72,24 @@ def test_a_schedule_object_is_told_the_cost_and_the_time(tmp_path: Path) -> None
     times = [elapsed for _, elapsed, _ in told.asked]
     assert times == sorted(times)
     assert all(spent > 0 for _, _, spent in told.asked)
+
+
+def test_what_a_schedule_is_told_adds_up_to_what_measuring_cost(tmp_path: Path) -> None:
+    """With what the thread has written since the last snapshot, and without attaching."""
+    costs: list[float] = []
+
+    class Told(Every):
+        def measured(self, step: int, cost: float) -> None:
+            costs.append(cost)
+
+    model, optimizer, tracker = start(tmp_path / "run", schedule=Told(1))
+    attached = tracker.seconds
+    train(model, optimizer, 5)
+    tracker.flush()
+    assert len(costs) == 5
+    assert 0 < sum(costs) <= tracker.seconds
+    assert sum(costs) > 0.5 * (tracker.seconds - attached)
+    tracker.close()
 
 
 def test_the_automatic_schedule_measures_the_first_and_the_last_step(tmp_path: Path) -> None:
