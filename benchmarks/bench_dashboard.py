@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from helpers.made_runs import append_steps, make_run  # noqa: E402
 from streamlit.testing.v1 import AppTest  # noqa: E402
 
-from inrank_monitor.launch import RUNS_VARIABLE, app_directory  # noqa: E402
+from inrank_monitor.console import RUNS_VARIABLE, app_directory  # noqa: E402
 from inrank_monitor.runs import RunLog  # noqa: E402
 
 VIEWS = (

@@ -14,7 +14,7 @@ from inrank.gpt2.options import OptionError
 from inrank.reproduction import options as reproduce_options
 from inrank.reproduction.experiment import ExperimentError
 from inrank_monitor import __version__
-from inrank_monitor.command_line import Parser, add_command, examples_text, typed, use_any_terminal
+from inrank_monitor.console import Parser, add_command, examples_text, typed, use_any_terminal
 from inrank_monitor.demo.text import DemoError
 
 

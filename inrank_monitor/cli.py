@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from inrank_monitor import __version__
 from inrank_monitor.checkpoints import options as scan_options
-from inrank_monitor.command_line import Parser, add_command, examples_text, typed, use_any_terminal
+from inrank_monitor.console import Parser, add_command, examples_text, typed, use_any_terminal
 from inrank_monitor.demo import options as demo_options
 from inrank_monitor.plan import options as plan_options
 from inrank_monitor.runs import local_path
@@ -185,7 +185,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _dashboard(options: argparse.Namespace) -> int:
-    from inrank_monitor.launch import launch_dashboard
+    from inrank_monitor.console import launch_dashboard
 
     return launch_dashboard(local_path(options.path, "DIR"), options.port, browser=not options.no_browser)
 

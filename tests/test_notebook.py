@@ -12,8 +12,8 @@ from helpers.training import record, start, train
 from torch import nn
 
 from inrank_monitor import find_matrices, open_run
+from inrank_monitor.console import ROWS_AT_MOST, html_rows, never_raises
 from inrank_monitor.matrices import Coverage, CoverageRow
-from inrank_monitor.notebook import ROWS_AT_MOST, html_rows, never_raises
 
 EVIL = "<script>alert('x')</script>&\""
 

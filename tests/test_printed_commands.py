@@ -20,7 +20,7 @@ import pytest
 
 import inrank.cli
 import inrank_monitor.cli
-from inrank_monitor.command_line import examples_text, typed
+from inrank_monitor.console import examples_text, typed
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"inrank-monitor": inrank_monitor.cli._build_parser, "inrank": inrank.cli._build_parser}

@@ -19,7 +19,7 @@ import inrank
 import inrank_monitor
 from inrank import cli as inrank_cli
 from inrank_monitor import cli
-from inrank_monitor.command_line import plain_where_needed, use_any_terminal
+from inrank_monitor.console import plain_where_needed, use_any_terminal
 
 ENCODINGS = pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "cp437", "utf-8"])
 

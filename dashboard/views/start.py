@@ -8,8 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from inrank_monitor.command_line import typed
-from inrank_monitor.launch import RUNS_VARIABLE
+from inrank_monitor.console import RUNS_VARIABLE, typed
 from inrank_monitor.runs import RunFolder
 from views.page import code, plain
 

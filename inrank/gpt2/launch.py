@@ -20,7 +20,7 @@ from inrank.gpt2.preparation import Planned, has_cuda, prepare, say
 from inrank.gpt2.results import RESULTS_FILE, Result, compare, find_results
 from inrank.gpt2.results_table import table_text
 from inrank.gpt2.settings import OPTIONS_FILE, chosen_ranks, under_torchrun
-from inrank_monitor.command_line import typed
+from inrank_monitor.console import typed
 
 # An interrupt while the libraries are being imported is one like any other.
 _PROCESS = """

@@ -17,7 +17,7 @@ from inrank.gpt2.options import OptionError, TrainOptions
 from inrank.gpt2.results import RESULTS_FILE
 from inrank.gpt2.settings import OPTIONS_FILE, Settings, bpe_vocabulary, settings_for
 from inrank.gpt2.text import Corpus, make_corpus, read_texts
-from inrank_monitor.command_line import typed
+from inrank_monitor.console import typed
 from inrank_monitor.runs import (
     LOCK_FILE,
     RUN_FILE,

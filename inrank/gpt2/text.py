@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from inrank_monitor.command_line import typed
+from inrank_monitor.console import typed
 from inrank_monitor.demo.text import VALIDATION_SHARE, DemoError, read_text, train_tokenizer
 from inrank_monitor.runs import write_json
 

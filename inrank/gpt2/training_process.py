@@ -27,7 +27,7 @@ from inrank.gpt2.settings import Settings
 from inrank.gpt2.text import TOKENIZER_FILE, open_corpus
 from inrank.gpt2.trainer_setup import is_main_process, wait_for_all
 from inrank.gpt2.training import Training, read_factorization, train
-from inrank_monitor.command_line import use_any_terminal
+from inrank_monitor.console import use_any_terminal
 
 MODEL_DIR = "model"
 

@@ -31,7 +31,7 @@ from inrank.reproduction.document import document
 from inrank.reproduction.experiment import Experiment, ExperimentError, Figure, Findings, Outcomes, Request
 from inrank.reproduction.pages import collecting_page, experiment_page, verdict_counts
 from inrank.reproduction.pool import Pool
-from inrank_monitor.command_line import typed
+from inrank_monitor.console import typed
 from inrank_monitor.report import write_text
 from inrank_monitor.runs import write_json
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from inrank_monitor.command_line import typed
+from inrank_monitor.console import typed
 from inrank_monitor.demo.options import (
     REPORT_FILE,
     DemoOptions,

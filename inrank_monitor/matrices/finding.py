@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from inrank_monitor.console import html_rows, never_raises
 from inrank_monitor.matrices.adapted_models import foreign_parameters
 from inrank_monitor.matrices.adapters import Adapter
 from inrank_monitor.matrices.layout import Parts
@@ -17,7 +18,6 @@ from inrank_monitor.matrices.splitting import Splitting
 from inrank_monitor.matrices.views import matrices_of, matrices_of_adapter
 from inrank_monitor.matrices.weights import Weight, named_weights
 from inrank_monitor.naming import matching, near_names, select_names
-from inrank_monitor.notebook import html_rows, never_raises
 
 
 @dataclass(frozen=True)

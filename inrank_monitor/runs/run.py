@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from inrank_monitor.console import html_rows, never_raises
 from inrank_monitor.naming import find_name
-from inrank_monitor.notebook import html_rows, never_raises
 from inrank_monitor.ranks import Definition, RankRule, buffer_rank_text
 from inrank_monitor.runs.curve import too_few_points
 from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS

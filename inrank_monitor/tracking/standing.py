@@ -30,11 +30,11 @@ class Standing:
         return step == self._start
 
     def logged(self, step: int) -> bool:
-        """Count a call of `log`; whether it is one too many at this step, true once."""
+        """Count a call of `log`; whether there have been so many at this step that it is worth a look."""
         if step != self._step:
             self._step, self.calls = step, 0
         self.calls += 1
-        return self.calls == (_CALLS_AT_START if self.is_at_start(step) else _CALLS)
+        return self.calls % (_CALLS_AT_START if self.is_at_start(step) else _CALLS) == 0
 
     def say(self, step: int, recorder: Recorder | NoRecorder, directory: Path, counts_itself: bool) -> None:
         """Say, once a step, what is wrong and what to do.

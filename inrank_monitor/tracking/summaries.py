@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inrank_monitor.command_line import plain_where_needed
+from inrank_monitor.console import plain_where_needed
 
 
 def summary_of(directory: Path) -> str:

@@ -15,9 +15,9 @@ from typing import Any, Self
 
 from torch.optim import Optimizer
 
+from inrank_monitor.console import html_rows, never_raises
 from inrank_monitor.distributed import ProcessesLostError
 from inrank_monitor.matrices import Matrix
-from inrank_monitor.notebook import html_rows, never_raises
 from inrank_monitor.sinks import Sink
 from inrank_monitor.tracking.closed import closed_copy
 from inrank_monitor.tracking.ending import Ending

@@ -15,7 +15,7 @@ from helpers.made_runs import append_steps, make_run, names_of
 
 from inrank_monitor import list_runs, open_run
 from inrank_monitor.advice import advise
-from inrank_monitor.launch import RUNS_VARIABLE
+from inrank_monitor.console import RUNS_VARIABLE
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.ranks import metrics as rank_metrics
 from inrank_monitor.runs.folder import RunFolder

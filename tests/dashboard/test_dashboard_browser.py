@@ -18,7 +18,7 @@ from helpers.dashboard_browser import drawn, open_view, place, serving, settle, 
 
 from inrank_monitor import open_run
 from inrank_monitor.advice import advise, lora_config
-from inrank_monitor.launch import app_directory
+from inrank_monitor.console import app_directory
 
 pytestmark = pytest.mark.slow
 VIEWS = {

@@ -20,9 +20,9 @@ from torch.optim import AdamW
 import inrank
 from inrank.layers.factored_layer import FactoredLayer
 from inrank_monitor import SpectrumTracker, attach, open_run
+from inrank_monitor.console import RUNS_VARIABLE
 from inrank_monitor.figures import rank_evolution
 from inrank_monitor.figures.tables import column_title
-from inrank_monitor.launch import RUNS_VARIABLE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 12

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from streamlit.testing.v1 import AppTest
 
-from inrank_monitor.launch import app_directory
+from inrank_monitor.console import app_directory
 
 APP = app_directory() / "streamlit_app.py"
 

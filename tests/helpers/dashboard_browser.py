@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from inrank_monitor.launch import RUNS_VARIABLE, app_directory
+from inrank_monitor.console import RUNS_VARIABLE, app_directory
 
 # Of every figure what a reader can tell apart: points, names, colours, rows of text, scales and marks.
 _READ = """() => {

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from inrank_monitor import attach, open_run
 from inrank_monitor.advice import advise, lora_config, lora_json, rank_pattern
+from inrank_monitor.advice.lora import ModuleName, anchored
 from inrank_monitor.cli import main
-from inrank_monitor.lora import ModuleName, anchored
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

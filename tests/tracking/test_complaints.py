@@ -24,8 +24,8 @@ import inrank_monitor.tracking.pace
 import inrank_monitor.tracking.snapshots
 from inrank_monitor import attach, open_run
 from inrank_monitor.advice import advise, lora_config, lora_json, rank_pattern
+from inrank_monitor.console import RUNS_VARIABLE
 from inrank_monitor.figures import rank_heatmap
-from inrank_monitor.launch import RUNS_VARIABLE
 from inrank_monitor.runs.log import TENSORBOARD_DIR
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -234,7 +234,7 @@ def test_a_training_of_which_no_step_is_counted_is_told_at_its_end(
     run = open_run(tmp_path / "run")
     (message,) = run.events.loc[run.events["kind"] == "no_steps", "message"]
     assert "log was called 20 times" in message
-    advice = "call tracker.step() after each step" if counts_itself else "give it the one that the loop steps"
+    advice = "call tracker.step() after each step" if counts_itself else "give attach the optimizer that the loop steps"
     assert advice in message
     assert len(complaints(caplog)) == 1
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from inrank.reproduction.experiment import ExperimentError
-from inrank_monitor.command_line import typed
+from inrank_monitor.console import typed
 
 Source = Literal["digits", "fashion-mnist"]
 VARIABLE = "INRANK_FASHION_MNIST"

@@ -1,13 +1,7 @@
-"""Spectra to ranks worth using: what each would save, and the settings of a LoRA with these ranks.
+"""What each matrix's rank would save, as a table.
 
 A p × q weight costs p·q parameters and, times a vector, as many multiply-adds; as a product of a p × r and an r × q
 factor it costs r·(p + q) of each. The factors pay below the break-even rank p·q / (p + q).
-
-Example:
-    >>> from inrank_monitor import open_run
-    >>> from inrank_monitor.advice import advise, lora_config
-    >>> table = advise(open_run("runs/first"))  # doctest: +SKIP
-    >>> LoraConfig(**lora_config(table))        # doctest: +SKIP
 
 References:
     Zhao et al. 2023, arXiv:2306.11250; Hu et al. 2021, arXiv:2106.09685: LoRA.
@@ -20,24 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from inrank_monitor.lora import lora_config, lora_json, module_name, rank_pattern
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.runs import logged_rule, peak_ranks, recompute
 
 if TYPE_CHECKING:
     from inrank_monitor.runs import Run
 
-__all__ = [
-    "advice_csv",
-    "advice_table",
-    "advice_text",
-    "advise",
-    "lora_config",
-    "lora_json",
-    "module_name",
-    "rank_pattern",
-    "savings",
-]
 NEAR_NOISE = 0.9
 
 

@@ -1,0 +1,25 @@
+"""Spectra to ranks worth using: what each would save, and the settings of a LoRA with these ranks.
+
+Example:
+    >>> from inrank_monitor import open_run
+    >>> from inrank_monitor.advice import advise, lora_config
+    >>> table = advise(open_run("runs/first"))  # doctest: +SKIP
+    >>> LoraConfig(**lora_config(table))        # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from inrank_monitor.advice.lora import lora_config, lora_json, module_name, rank_pattern
+from inrank_monitor.advice.table import advice_csv, advice_table, advice_text, advise, savings
+
+__all__ = [
+    "advice_csv",
+    "advice_table",
+    "advice_text",
+    "advise",
+    "lora_config",
+    "lora_json",
+    "module_name",
+    "rank_pattern",
+    "savings",
+]
