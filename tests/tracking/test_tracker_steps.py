@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
 from inrank_monitor import attach, open_run
+from inrank_monitor.distributed import training_processes
 from inrank_monitor.tracking import Every
+from inrank_monitor.tracking.pace import Pace
 
 
 def steps_of(directory: Path) -> list[int]:
@@ -74,22 +76,30 @@ def test_a_schedule_object_is_told_the_cost_and_the_time(tmp_path: Path) -> None
     assert all(spent > 0 for _, _, spent in told.asked)
 
 
-def test_what_a_schedule_is_told_adds_up_to_what_measuring_cost(tmp_path: Path) -> None:
-    """With what the thread has written since the last snapshot, and without attaching."""
-    costs: list[float] = []
+def test_a_schedule_is_told_what_the_thread_has_done_since_too_but_not_attaching(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Thread:
+        seconds = 0.5
 
     class Told(Every):
-        def measured(self, step: int, cost: float) -> None:
-            costs.append(cost)
+        costs: ClassVar[list[float]] = []
 
-    model, optimizer, tracker = start(tmp_path / "run", schedule=Told(1))
-    attached = tracker.seconds
-    train(model, optimizer, 5)
-    tracker.flush()
-    assert len(costs) == 5
-    assert 0 < sum(costs) <= tracker.seconds
-    assert sum(costs) > 0.5 * (tracker.seconds - attached)
-    tracker.close()
+        def measured(self, step: int, cost: float) -> None:
+            self.costs.append(cost)
+
+    clock, thread = [10.0], Thread()
+    monkeypatch.setattr("inrank_monitor.tracking.pace.now", lambda: clock[0])
+    pace = Pace(Told(1), training_processes(False), thread, began=7.0)
+    assert pace.seconds == 3.5  # attaching
+    for step, (loop, beside) in enumerate([(1.0, 0.25), (2.0, 0.0), (0.5, 4.0)]):
+        clock[0] += 100
+        began, clock[0] = clock[0], clock[0] + loop
+        thread.seconds += beside
+        pace.spend(began)
+        pace.measured(step)
+    assert Told.costs == [1.25, 2.0, 4.5]
+    assert pace.seconds == 3.5 + sum(Told.costs)
 
 
 def test_the_automatic_schedule_measures_the_first_and_the_last_step(tmp_path: Path) -> None:
