@@ -62,7 +62,7 @@ def test_every_command_speaks_to_any_terminal(
     shown = terminal(encoding)
     commands = [
         *(["report", run], ["report", run, "--all"], ["report", run, "--html", "é.html"]),
-        *(["advise", run, "--csv", "損.csv", "--rank-pattern", "p.json"], ["list", "läufe"], ["export", run]),
+        *(["advise", run, "--csv", "損.csv", "--lora", "p.json"], ["list", "läufe"], ["export", run]),
         *(["scan", ".", "--run", "läufe/scan", "--buffer-rank", "2"], ["doctor"], ["report", "nichts-é層"]),
         ["plan", "--shapes", "40x50*2"],
     ]

@@ -17,7 +17,7 @@ def app_directory() -> Path:
     Raises:
         FileNotFoundError: in neither place.
     """
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     for directory in (here / "_dashboard", here.parent / "dashboard"):
         if (directory / "streamlit_app.py").is_file():
             return directory
