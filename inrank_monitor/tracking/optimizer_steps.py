@@ -131,13 +131,18 @@ class OptimizerSteps:
 
     def before(self, optimizer: Optimizer) -> None:
         """A step of any optimizer begins."""
-        if (listener := self._present()) is None or self._role(optimizer) is _Role.FOREIGN:
+        if (listener := self._present()) is None:
             return
-        self._close(optimizer)  # a step that an exception ended never told
-        self._open.append(id(optimizer))
-        if len(self._open) == 1:
-            self._inner = None
-            listener.before_step(optimizer)
+        try:
+            if self._role(optimizer) is _Role.FOREIGN:
+                return
+            self._close(optimizer)  # a step that an exception ended never told
+            self._open.append(id(optimizer))
+            if len(self._open) == 1:
+                self._inner = None
+                listener.before_step(optimizer)
+        except Exception as error:
+            listener.failed(error)
 
     def after(self, optimizer: Optimizer) -> None:
         """A step of any optimizer has ended."""

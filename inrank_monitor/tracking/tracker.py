@@ -153,6 +153,8 @@ class SpectrumTracker:
         self._ending.goes_on()
         try:
             self._rows.mark()
+            self._pace.spend(began)
+            began = now()
             if not self._pace.is_meeting(self.step_count):
                 return
             if self._pace.is_due(self.step_count):
