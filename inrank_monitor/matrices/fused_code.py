@@ -104,6 +104,8 @@ def split_directly(kind: type, name: str, count: int) -> tuple[str, ...] | None:
     `q, k, v = self.c_attn(x).split(…)`, or the same in two lines. Empty where the pieces get no names of their own.
     """
     code = code_of(kind)
+    if f"self.{name}(" not in code:  # one of thousands of layers in a list, most likely
+        return None
     call = _CALL.format(name=re.escape(name))
     sources = [(call, code)]
     for variable in set(_variables(code, name)):

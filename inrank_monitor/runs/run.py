@@ -182,6 +182,8 @@ class Run:
         Raises:
             KeyError: there is no such matrix, or there are several; names close to it are listed.
         """
+        if name in self.matrices.index:
+            return name
         try:
             return find_name(name, self.matrices.index)
         except LookupError as error:

@@ -48,6 +48,10 @@ class Structure:
 
     def _reason(self, matrix: Matrix, there: set[int], adapted: set[int]) -> str | None:
         """Why it is gone; None if it is there."""
+        if isinstance(matrix.module, Adapter) and id(matrix.module.layer) not in there:
+            base = id(matrix.module.base)
+            if base in there and base not in _adapted(self._model):
+                return None  # merged and taken off: what it had learnt is in the base weight, and is the update
         module = matrix.module.layer if isinstance(matrix.module, Adapter) else matrix.module
         path = self._paths.get(id(module), "")
         if id(module) not in there:

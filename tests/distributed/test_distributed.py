@@ -250,7 +250,8 @@ def test_a_snapshot_sends_pieces_once_and_a_small_square_each_and_gathers_nothin
 def test_a_nan_in_one_shard_is_an_event_of_that_matrix_alone(ran: Directories) -> None:
     for count in (2, 3, 4):
         run = open_run(ran(count) / "NaN")
-        assert run.events[["step", "kind", "matrix"]].to_numpy().tolist() == [[1, "non_finite", "blocks.0.up.weight"]]
+        events = run.events[run.events["kind"] != "changed_between_steps"]  # how the NaN came there
+        assert events[["step", "kind", "matrix"]].to_numpy().tolist() == [[1, "non_finite", "blocks.0.up.weight"]]
         norms = run.measurements.set_index(["step", "matrix"])["spectral_norm"]
         assert norms.isna().sum() == 1
         assert np.isnan(norms[1, "blocks.0.up.weight"])

@@ -379,7 +379,7 @@ def test_resume_refuses_other_initial_weights(tmp_path: Path) -> None:
     [
         (lambda: TrackerCallback("runs/x", evry=5), TypeError, "unexpected keyword argument 'evry'"),
         (lambda: TrackerCallback("runs/x", optimizer=None), TypeError, "multiple values for argument 'optimizer'"),
-        (lambda: TrackerCallback(None), TypeError, "PathLike"),  # type: ignore[arg-type]
+        (lambda: TrackerCallback(None), TypeError, "directory must be a path"),  # type: ignore[arg-type]
     ],
 )
 def test_a_wrong_argument_is_found_before_there_is_a_trainer(
