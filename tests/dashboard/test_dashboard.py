@@ -181,7 +181,7 @@ def test_a_buffer_rank_beyond_the_short_side_is_hinted_at(run: Any) -> None:
     app = show("Overview", b="15")
     assert "is not below the short side" not in texts(app)
     app.number_input(key="b").set_value(16).run()
-    assert "is not below the short side of 5 of 5 matrices" in texts(app).replace("\\", "")
+    assert "is not below the short side of 10 of 10 matrices" in texts(app).replace("\\", "")
 
 
 def test_a_run_without_a_buffer_rank_of_its_own_is_shown_by_what_fits_each_matrix(run: Any) -> None:
