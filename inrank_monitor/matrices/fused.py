@@ -11,7 +11,15 @@ from typing import Any
 
 from torch import nn
 
-from inrank_monitor.matrices.fused_code import arrangement, has_stepped_slices, letters_of, orders, split_directly
+from inrank_monitor.matrices.fused_code import (
+    arrangement,
+    has_stepped_slices,
+    is_reshaped,
+    letters_of,
+    orders,
+    split_by_sizes,
+    split_directly,
+)
 from inrank_monitor.matrices.layout import Layout
 
 _QKV = {"c_attn", "qkv", "to_qkv", "qkv_proj", "qkv_linear", "Wqkv", "W_pack", "query_key_value"}
@@ -48,7 +56,10 @@ def fused_layout(owner: nn.Module | None, name: str, rows: int, cols: int, kerne
     if rows % 2 == 0 and (names := split_directly(kind, name, 2)) and sum(n.startswith("gate") for n in names) == 1:
         gated = ["gate" if each.startswith("gate") else "up" for each in names]
         return Layout.equal(gated, rows, why=f"{kind.__name__} cuts it into {', '.join(names)}")
-    if name in _GATED:
+    if letters_of(split_by_sizes(kind, name)) == "qkv":
+        sized = _few_heads(_Heads(owner, cols), name, rows)
+        return sized or f"not split: {kind.__name__} cuts it by sizes that its heads do not explain; parts= says them"
+    if name in _GATED or isinstance(getattr(owner, "gate_last", None), bool):
         return _gated(owner, name, rows)
     if kernel > 1:
         return None
@@ -137,16 +148,15 @@ def _heads_layout(heads: _Heads, name: str, letters: str, rows: int) -> Layout |
 
 def _few_heads(heads: _Heads, name: str, rows: int) -> Layout | None:
     """Fewer heads of k and v than of q: the sizes must fit to the row."""
-    count, shared, width = heads.count, heads.shared, heads.width
+    count, shared, width = heads.count, heads.shared or heads.count, heads.width
     if not width or rows != (count + 2 * shared) * width:
         return None
     if heads.grouped:
         each = count // shared
         return Layout((("q", each * width), ("k", width), ("v", width)), shared, f"group after group, {heads.words}")
     kind: Any = type(heads.owner)
-    said = arrangement(kind, name, 3)
-    if said == "heads" and getattr(heads.owner, "multi_query", None) is not True:
-        return None
+    if getattr(heads.owner, "multi_query", None) is not True and is_reshaped(kind, name):
+        return None  # group by group, maybe
     sizes = (("q", count * width), ("k", shared * width), ("v", shared * width))
     return Layout(sizes, why=heads.words)
 
@@ -158,7 +168,8 @@ def _gated(owner: nn.Module, name: str, rows: int) -> Layout | str | None:
     behind = next((each for each, width in inputs.items() if width and 2 * width == rows), None)
     if behind is None or has_stepped_slices(kind) or name == "Wi":  # of Wi only code says which half is the gate
         return _unknown(name) if behind else None
-    return Layout.equal(("gate", "up"), rows, why=f"{behind} takes half of it")
+    names = ("up", "gate") if getattr(owner, "gate_last", False) is True else ("gate", "up")  # as timm says it
+    return Layout.equal(names, rows, why=f"{behind} takes half of it")
 
 
 def _inputs(layer: nn.Module) -> int:

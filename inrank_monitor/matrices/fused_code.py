@@ -66,7 +66,7 @@ def arrangement(kind: type, name: str, count: int) -> Arrangement | None:
     code = code_of(kind)
     if f"self.{name}(" not in code:
         return None
-    bare = "|".join({re.escape(each) for each in _variables(code, name)} | {_CALL.format(name=re.escape(name))})
+    bare = _bare(code, name)
     reshaped = rf"(?:{bare})\.(?:view|reshape|unflatten)\([^\n]*?"
     heads = rf"{_HEADS}, {count}\b|\b{count} \* {_WIDTH}\b|{_WIDTH} \* {count}\b|{reshaped}(?<!\d, ){_HEADS}, -1[\])]"
     blocks = rf"\b{count}, {_HEADS}\b|\b{count}, -1, {_WIDTH}\b"
@@ -90,6 +90,26 @@ def _einops(axes: list[str]) -> Arrangement | None:
     if kinds == "phd":
         return "blocks"
     return "heads" if kinds == "hpd" else "unclear" if sorted(kinds) == ["d", "h", "p"] else None
+
+
+@lru_cache(maxsize=512)
+def is_reshaped(kind: type, name: str) -> bool:
+    """Whether the layer's bare output is given other dimensions before it is cut."""
+    bare = _bare(code_of(kind), name)
+    return bool(re.search(rf"(?:{bare})\.(?:view|reshape|unflatten)\(|rearrange\((?:{bare})[,)]", code_of(kind)))
+
+
+@lru_cache(maxsize=512)
+def split_by_sizes(kind: type, name: str) -> tuple[str, ...]:
+    """What the parts are called where the layer's bare output is cut by a list of sizes; empty where it is not."""
+    code = code_of(kind)
+    found = re.search(rf"^\s*\(?((?:\w+, )+\w+)\)? = (?:{_bare(code, name)})\.split\([\[(]", code, re.MULTILINE)
+    return tuple(found[1].split(", ")) if found else ()
+
+
+def _bare(code: str, name: str) -> str:
+    """A pattern for the layer's output: its call, or what that is called."""
+    return "|".join([*(rf"\b{each}" for each in set(_variables(code, name))), _CALL.format(name=re.escape(name))])
 
 
 def _variables(code: str, name: str) -> list[str]:

@@ -39,7 +39,7 @@ def too_large_text(buffer_rank: int, shapes: Iterable[tuple[str, int, int]]) -> 
     ]
     if not short:
         return None
-    _, name, shape = min(short)
+    _, name, shape = min(short, key=lambda each: each[0])  # the first in model order of the smallest
     return (
         f"buffer_rank={buffer_rank} is not below the short side of {len(short)} of {len(matrices)} matrices "
         f"({name} is {shape}): every window of eq. 7 reaches the end of their spectra, and ranks say little; "

@@ -266,6 +266,46 @@ class CutElsewhere(nn.Module):
         return self.apart(self.qkv(x)).chunk(3, dim=-1)
 
 
+class Grouped(nn.Module):
+    """As older LitGPT has it: group by group, by a module that looks like one of blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_dim, self.qkv = HEADS, 2, WIDTH, nn.Linear(DIM, 64)
+
+    def forward(self, x: Tensor) -> Any:
+        qkv = self.qkv(x)
+        qkv = qkv.view(*x.shape[:2], self.num_kv_heads, self.num_heads // self.num_kv_heads + 2, self.head_dim)
+        return qkv.split((2, 1, 1), dim=-2)
+
+
+class BySizes(nn.Module):
+    """As gpt-fast has it."""
+
+    def __init__(self, shared: int = 2) -> None:
+        super().__init__()
+        self.n_head, self.head_dim, self.n_local_heads = HEADS, WIDTH, shared
+        self.wqkv = nn.Linear(DIM, 64)
+
+    def forward(self, x: Tensor) -> Any:
+        few = self.n_local_heads * self.head_dim
+        q, k, v = self.wqkv(x).split([DIM, few, few], dim=-1)
+        return q, k, v
+
+
+class GluMlp(nn.Module):
+    """As timm has it, for EVA and DINOv2."""
+
+    def __init__(self, gate_last: bool) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.gate_last = nn.Linear(DIM, 96), nn.Linear(48, DIM), gate_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        x1, x2 = x.chunk(2, dim=-1)
+        return self.fc2(x1 * x2.sigmoid() if self.gate_last else x1.sigmoid() * x2)
+
+
 def rearrange(x: Tensor, pattern: str, **sizes: int) -> Tensor:
     """Stands for that of einops."""
     raise NotImplementedError

@@ -20,10 +20,13 @@ from helpers.fused_models import (
     WIDTH,
     BlocksByEinops,
     BothWays,
+    BySizes,
     Cross,
     CutElsewhere,
     Gates,
     Geglu,
+    GluMlp,
+    Grouped,
     HeadFirst,
     HeadFirstByMinusOne,
     HeadsByEinops,
@@ -129,6 +132,9 @@ CERTAIN: dict[str, tuple[nn.Module, tuple[str, ...], tuple[int, ...]]] = {
     "swiglu": (Swi(), ("gate", "up"), (48,) * 2),
     "geglu": (Geglu(), ("up", "gate"), (48,) * 2),
     "einops": (BlocksByEinops(), THREE, (DIM,) * 3),
+    "by sizes": (BySizes(), THREE, (32, 16, 16)),
+    "gate first": (GluMlp(gate_last=False), ("gate", "up"), (48,) * 2),
+    "gate last": (GluMlp(gate_last=True), ("up", "gate"), (48,) * 2),
     "keys first": (Reversed(), ("k", "q", "v"), (DIM,) * 3),
     "heads by number": (NoCode("c_attn", nn.Linear(DIM, 3 * DIM), n_head=HEADS), THREE, (DIM,) * 3),
     "groups by number": (
@@ -167,6 +173,8 @@ UNCERTAIN = {
     "rows that do not fit": NoCode("qkv", nn.Linear(DIM, 99), num_heads=HEADS),
     "groups that do not fit": NoCode("qkv_proj", nn.Linear(DIM, 96), num_heads=4, num_key_value_heads=2, head_dim=8),
     "two ways": BothWays(),
+    "group by group": Grouped(),
+    "sizes that are not explained": BySizes(shared=1),
     "every third row": Inside(),
     "every third row by einops": InsideByEinops(),
     "cut in another method": CutElsewhere(),
@@ -189,7 +197,9 @@ def test_what_is_not_certain_stays_whole(name: str) -> None:
     assert [matrix.name for matrix in matrices if matrix.part and matrix.kind == "Linear"] == []
 
 
-@pytest.mark.parametrize("name", ["qkv without heads", "two ways", "every third row", "every second row", "codegen"])
+@pytest.mark.parametrize(
+    "name", ["qkv without heads", "two ways", "every third row", "group by group", "every second row", "codegen"]
+)
 def test_the_coverage_says_that_a_fused_weight_was_not_split(name: str) -> None:
     ending = ("qkv.weight", "gate_up_proj.weight", "qkv_proj.weight")
     note = note_of(nn.Sequential(UNCERTAIN[name]), ending)
