@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from torch import nn
 
+from inrank_monitor.command_line import plain_where_needed
 from inrank_monitor.matrices.adapted_models import foreign_parameters
 from inrank_monitor.matrices.adapters import Adapter
 from inrank_monitor.matrices.matrix import Matrix
@@ -37,7 +38,7 @@ class Coverage(list[CoverageRow]):
         for row in self:
             shape = "×".join(map(str, row.shape)) or "scalar"
             lines.append(f"{row.parameter:<{width}}  {shape:<16} {'' if row.watched else '– '}{row.note}")
-        return "\n".join(lines)
+        return plain_where_needed("\n".join(lines))
 
     @never_raises
     def _repr_html_(self) -> str:
