@@ -95,6 +95,7 @@ def test_a_script_may_print_the_summary(tmp_path: Path, encoding: str, terminal:
     train(model, optimizer, 2)
     shown = terminal(encoding)
     print(tracker.summary())
+    print(tracker.coverage)
     tracker.close()
     print(tracker.summary())
     text = shown.getvalue().decode(encoding)

@@ -36,12 +36,13 @@ def given_folder() -> str | None:
 
 def find_folder() -> RunFolder | None:
     """The folder of runs: as given, else as typed into the page, else `runs` if it holds any."""
-    given = given_folder()
+    given = given_folder() or str(st.session_state.get("folder") or "").strip()
     if given:
-        return RunFolder(given)
-    typed = str(st.session_state.get("folder") or "").strip()
-    if typed:
-        return RunFolder(typed)
+        try:
+            return RunFolder(given)
+        except ValueError as error:  # an address, say
+            st.error(plain(f"{error}."), icon=":material/folder_off:")
+            return None
     default = RunFolder(DEFAULT)
     return default if default.names() else None
 

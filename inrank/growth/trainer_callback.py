@@ -22,7 +22,7 @@ from inrank.growth.controller import RankController
 from inrank.growth.options import GrowthOptions, rule_of
 from inrank.growth.rule import Rule
 from inrank_monitor.ranks import Definition
-from inrank_monitor.runs import write_json
+from inrank_monitor.runs import local_path, write_json
 
 if TYPE_CHECKING:
     from inrank_monitor.tracking import SpectrumTracker
@@ -73,7 +73,8 @@ class InRankCallback(TrainerCallback):
             gradient_steps=gradient_steps,
             seed=seed,
         )
-        self._events, self._resume_from = _Events(tracker), resume_from
+        self._events = _Events(tracker)
+        self._resume_from = None if resume_from is None else local_path(resume_from, "resume_from")
         self.controller: RankController | None = None
 
     def on_train_begin(

@@ -17,6 +17,7 @@ from inrank.layers.convert import convert
 from inrank.layers.inrank_layers import InRankLinear
 from inrank.layers.model_layers import CONFIG_ENTRY, note_ranks
 from inrank.layers.targets import KINDS
+from inrank_monitor.runs import local_path
 
 
 def from_pretrained(directory: str | Path, model_class: Any = None, **config_changes: Any) -> Any:
@@ -33,7 +34,7 @@ def from_pretrained(directory: str | Path, model_class: Any = None, **config_cha
     """
     import transformers
 
-    path = Path(directory)
+    path = local_path(directory)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} holds no config.json: it is no checkpoint of save_pretrained")
     config = transformers.AutoConfig.from_pretrained(path, **config_changes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from inrank_monitor.console import html_rows, never_raises
+from inrank_monitor.console import html_rows, never_raises, plain_where_needed
 from inrank_monitor.matrices.adapted_models import foreign_parameters
 from inrank_monitor.matrices.adapters import Adapter
 from inrank_monitor.matrices.layout import Parts
@@ -39,7 +39,7 @@ class Coverage(list[CoverageRow]):
         for row in self:
             shape = "×".join(map(str, row.shape)) or "scalar"
             lines.append(f"{row.parameter:<{width}}  {shape:<16} {'' if row.watched else '– '}{row.note}")
-        return "\n".join(lines)
+        return plain_where_needed("\n".join(lines))
 
     @never_raises
     def _repr_html_(self) -> str:

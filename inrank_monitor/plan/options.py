@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from inrank_monitor.plan.planning import make_plan
     from inrank_monitor.plan.scenario import Scenario
     from inrank_monitor.plan.text import plan_text
+    from inrank_monitor.runs import local_name
 
     _check(options)
     device = _device(options.device)
@@ -77,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         _layout(options, device.type != "cpu", threads),
         [] if options.sharded else sorted(set(options.leading or (64, 256))),
         device,
-        options.directory or Path("runs") / _name(options.model),
+        Path(local_name(str(options.directory or Path("runs") / _name(options.model)), "--run")),
         options.budget,
     )
     plan = make_plan(scenario, progress=True)

@@ -280,3 +280,13 @@ def test_models_without_a_config_are_none_of_its_business() -> None:
     train(model, SGD(model.parameters(), lr=0.1), 1)
     with untouched(model):
         inrank.layers.model_layers.note_ranks(model)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_checkpoint_is_read_the_same_under_another_default_device(tmp_path: Path, name: str) -> None:
+    model = MODELS[name]()
+    model.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        read = from_pretrained(tmp_path)
+    assert_same_state(state_of(read), state_of(model))
+    assert {parameter.device.type for parameter in read.parameters()} == {"cpu"}

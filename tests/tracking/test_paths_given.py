@@ -12,7 +12,8 @@ import torch
 from helpers.training import mlp, start, train
 from safetensors.torch import save_file
 
-from inrank_monitor import attach, cli, list_runs, open_run, scan
+from inrank import cli as inrank_cli
+from inrank_monitor import LightningCallback, TrackerCallback, attach, cli, list_runs, open_run, scan
 from inrank_monitor.report import write_html
 from inrank_monitor.runs import RunFolder, export_run, local_path
 
@@ -24,6 +25,14 @@ ADDRESSES = [
     "https://x.org/r",
     "dbfs:/runs/x",
 ]
+
+
+def made_callback(path: Any) -> None:
+    TrackerCallback(path)
+
+
+def made_lightning_callback(path: Any) -> None:
+    LightningCallback(path)
 
 
 def attaches(path: Any) -> None:
@@ -41,7 +50,9 @@ def scans_from(path: Any) -> None:
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-@pytest.mark.parametrize("use", [attaches, scans, scans_from, open_run, list_runs, RunFolder])
+@pytest.mark.parametrize(
+    "use", [attaches, scans, scans_from, open_run, list_runs, RunFolder, made_callback, made_lightning_callback]
+)
 def test_an_address_is_refused_and_nothing_is_made(
     tmp_path: Path, address: str, use: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,3 +132,30 @@ def test_a_loop_may_change_its_working_directory(tmp_path: Path, monkeypatch: py
     assert run.measurements["step"].max() == 5
     assert run.status == "finished"
     assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        (cli, ["demo", "--out", "s3://bucket/x"]),
+        (cli, ["plan", "gs://bucket/config.json"]),
+        (cli, ["scan", "s3://bucket/a", "--run", "x"]),
+        (inrank_cli, ["train", "--output", "s3://bucket/x"]),
+        (inrank_cli, ["reproduce", "figure-3", "--out", "s3://bucket/x"]),
+    ],
+)
+def test_what_a_command_is_to_write_is_no_address(
+    program: Any, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program.main(command) == 2
+    assert "must be a local path" in capsys.readouterr().err
+
+
+def test_a_callback_of_a_changed_working_directory_writes_where_it_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    callbacks = TrackerCallback("runs/x"), LightningCallback("runs/y")
+    monkeypatch.chdir("/")
+    assert [callback.directory for callback in callbacks] == [tmp_path / "runs/x", tmp_path / "runs/y"]
+    assert callbacks[1].state_key == "LightningCallback{'directory': 'runs/y'}"
