@@ -144,7 +144,7 @@ def _resume(start: RunStart, resumption: Resumption, lock: Lock | None) -> tuple
 
     def load() -> bool | None:
         loaded.append(load_later(start.directory, info, initial_weights.load(start.weights_file, own_hash)))
-        return _is_at_start(start.held, loaded[0])
+        return is_at_start(start.held, loaded[0])
 
     answers = [here for here in start.processes.everywhere(load) if here is not None]
     at_start = all(answers) if answers else None
@@ -207,7 +207,7 @@ def _ranks_at(directory: Path, step: int) -> tuple[int, np.ndarray]:
     return step, ranks.fillna(0).to_numpy(dtype=np.int64)
 
 
-def _is_at_start(matrices: Sequence[Matrix], initial: InitialWeights) -> bool | None:
+def is_at_start(matrices: Sequence[Matrix], initial: InitialWeights) -> bool | None:
     """Whether the weights are W0 to the bit: the training begins again, whatever the log says. None: there are none."""
     begun = {matrix.parameter: matrix for matrix in matrices if matrix.has_start}.values()
 

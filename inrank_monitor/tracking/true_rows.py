@@ -20,7 +20,7 @@ from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.no_recorder import NoRecorder
 from inrank_monitor.tracking.optimizer_steps import own_steps
 from inrank_monitor.tracking.recorder import Recorder
-from inrank_monitor.tracking.run_start import begin_anew, take_up_at
+from inrank_monitor.tracking.run_start import begin_anew, is_at_start, take_up_at
 from inrank_monitor.tracking.started_run import StartedRun
 from inrank_monitor.tracking.weights_left import WeightsLeft
 
@@ -140,9 +140,11 @@ class TrueRows:
 
     def _start_elsewhere(self, names: str, optimizer: Optimizer) -> int:
         """Between attach and the first step the weights were changed: by a checkpoint that was loaded, most likely."""
-        started = self._started
+        started, processes = self._started, self._measuring.share.processes
+        if processes.agree(self._is_at_start()):
+            return started.step  # exchanged and put back: a gradient was taken elsewhere, say
         changed = f"the weights were changed between attach and the first step ({names})"
-        if not started.resumed and self._measuring.share.processes.agree(self._is_finite()):
+        if not started.resumed and processes.agree(self._is_finite()):
             begin_anew(started, self._measuring)
             self._recorder.look_again()
             self._look()
@@ -156,6 +158,11 @@ class TrueRows:
                 advice = f": the run is taken up at step {steps}, as the optimizer counts"
             self._recorder.event(started.step, "resumed", None, f"{changed}, at which the run was at step 0{advice}")
         return started.step
+
+    def _is_at_start(self) -> bool:
+        """Whether what this process holds is W0 to the bit."""
+        matrices, share = self._measuring.matrices, self._measuring.share
+        return is_at_start([matrices[place] for place in share.held], self._measuring.initial) is not False
 
     def _is_finite(self) -> bool:
         """Whether training can start from what this process holds: else W0 stays what it was, and every row says so."""

@@ -143,6 +143,17 @@ def test_a_hook_of_the_optimizer_that_projects_is_part_of_the_step(tmp_path: Pat
     assert_rows_are_true(tmp_path / "run", loop, [2, 4, 5])
 
 
+def test_weights_that_were_put_back_before_the_first_step_are_no_other_start(tmp_path: Path) -> None:
+    loop, tracker = begin(tmp_path / "run", every=1)
+    own = [parameter.detach().clone() for parameter in loop.model.parameters()]
+    load(loop.model, [value + 1 for value in own])
+    load(loop.model, own)
+    loop.run(2)
+    tracker.close()
+    assert_rows_are_true(tmp_path / "run", loop, [1, 2])
+    assert not events(tmp_path / "run", "initial_weights_anew")
+
+
 @pytest.mark.parametrize("keep", ["disk", "memory", "device"])
 @pytest.mark.parametrize("exchange", EXCHANGES[:3])
 @pytest.mark.parametrize("counted", [True, False])
