@@ -6,7 +6,8 @@ from inrank_monitor.tracking.attaching import attach
 from inrank_monitor.tracking.automatic import SPENDABLE, TEN_MINUTES, Automatic
 from inrank_monitor.tracking.columns import metric_columns
 from inrank_monitor.tracking.measuring import Measuring
-from inrank_monitor.tracking.optimizer_steps import Listener, OptimizerSteps, unwrap_optimizer, was_skipped
+from inrank_monitor.tracking.optimizer_steps import Listener, OptimizerSteps
+from inrank_monitor.tracking.optimizers import unwrap_optimizer, was_skipped
 from inrank_monitor.tracking.recorder import Recorder, ScalarRow
 from inrank_monitor.tracking.schedule import Every, Schedule, Where
 from inrank_monitor.tracking.simulation import Simulated, simulate

@@ -17,7 +17,7 @@ from inrank_monitor.ranks import Definition
 from inrank_monitor.runs import RunOptions, local_path
 from inrank_monitor.sinks import Sink, check_sinks, connect_sinks
 from inrank_monitor.tracking.joining import as_in_run
-from inrank_monitor.tracking.optimizer_steps import own_steps, unwrap_optimizer
+from inrank_monitor.tracking.optimizers import own_steps, unwrap_optimizer
 from inrank_monitor.tracking.pace import now
 from inrank_monitor.tracking.run_start import Resumption, RunStart, start_run
 from inrank_monitor.tracking.schedule import Schedule, make_schedule

@@ -216,22 +216,12 @@ class SpectrumTracker:
             return
         try:
             self._processes.meet("measure() or close()")
-            if changed := self._rows.changed():
-                self._say_changed(changed)
-            else:
+            if not (changed := self._rows.changed()):
                 self._snapshot(now())
+            elif self._reported.is_new(f"weights {self.step_count}"):
+                self._rows.say_changed(self.step_count, changed)
         except Exception as error:
             self.failed(error)
-
-    def _say_changed(self, names: str) -> None:
-        step = self.step_count
-        if self._reported.is_new(f"weights {step}"):
-            message = (
-                f"the weights are no longer those that step {step} left ({names}): there is no row of it; "
-                "measure() before they are exchanged"
-            )
-            logger.warning(message)
-            self.event("weights_changed", None, message)
 
     def _snapshot(self, began: float) -> None:
         step, pace = self.step_count, self._pace

@@ -8,6 +8,7 @@ ones have been unfrozen.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -18,12 +19,13 @@ from inrank_monitor.matrices import Matrix, local
 from inrank_monitor.tracking.joining import Joining
 from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.no_recorder import NoRecorder
-from inrank_monitor.tracking.optimizer_steps import own_steps
+from inrank_monitor.tracking.optimizers import own_steps
 from inrank_monitor.tracking.recorder import Recorder
 from inrank_monitor.tracking.run_start import begin_anew, is_at_start, take_up_at
 from inrank_monitor.tracking.started_run import StartedRun
 from inrank_monitor.tracking.weights_left import WeightsLeft
 
+logger = logging.getLogger("inrank_monitor")
 _SHOWN = 3  # names in a message
 _LIVE: weakref.WeakSet[TrueRows] = weakref.WeakSet()
 
@@ -83,6 +85,15 @@ class TrueRows:
     def changed(self) -> str:
         """Which weights are no longer those of the mark, in words; empty if none. Every process asks."""
         return self._agreed(self._left.changed)
+
+    def say_changed(self, step: int, names: str) -> None:
+        """Say that a step has no row, since other weights are there now."""
+        message = (
+            f"the weights are no longer those that step {step} left ({names}): there is no row of it; "
+            "measure() before they are exchanged"
+        )
+        logger.warning(message)
+        self._recorder.event(step, "weights_changed", None, message)
 
     def _changed_start(self) -> list[str]:
         """Of this process: without the factors of layers that begin at no update, whatever they are."""
