@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from inrank.reproduction.catalogue import OF_PAPER
 from inrank.reproduction.experiment import VERDICTS
 from inrank.reproduction.pages import HOW, SOURCE, conditions, verdict_counts
 
 
 def document(every: Sequence[Mapping[str, Any]]) -> str:
-    """`reproduction.md`: each statement of the paper, its number, ours, whether they agree and why."""
+    """`reproduction.md`: each statement, the paper's number, ours, whether they agree and why."""
     lines = [
-        "# The paper, reproduced",
+        "# The paper, reproduced" if _of_paper(every) else "# What the loss says of ranks",
         "",
         f"{SOURCE}.",
         "",
@@ -27,9 +28,14 @@ def document(every: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _of_paper(every: Sequence[Mapping[str, Any]]) -> bool:
+    return any(results["experiment"] in OF_PAPER for results in every)
+
+
 def _command(every: Sequence[Mapping[str, Any]]) -> str:
     scales = " ".join(dict.fromkeys(results["scale"] for results in every))
-    return f"inrank reproduce --all --scale {scales} --document FILE"
+    names = "--all" if _of_paper(every) else " ".join(results["experiment"] for results in every)
+    return f"inrank reproduce {names} --scale {scales} --document FILE"
 
 
 def _counts(results: Mapping[str, Any]) -> list[str]:

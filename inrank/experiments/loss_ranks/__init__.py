@@ -1,0 +1,1 @@
+"""Which ranks a training needs by its loss, and which rules on the spectrum come near."""
