@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class Task:
         optimizer: of all its parameters.
         batch_loss: loss of the next batch, to step on; takes the number of the step, from 0.
         held_out: mean loss on data that it is not trained on, in nats.
+        elsewhere: the same on other such data, by which nothing is chosen.
         steps: to train.
     """
 
@@ -46,6 +48,7 @@ class Task:
     optimizer: torch.optim.Optimizer
     batch_loss: Callable[[int], Tensor]
     held_out: Callable[[], float]
+    elsewhere: Callable[[], float]
     steps: int
 
     def train(self, after_step: Callable[[Tensor], None] = lambda loss: None) -> None:
@@ -105,7 +108,7 @@ def _gpt2_task(model: nn.Module, settings: Mapping[str, Any], corpus: Corpus) ->
     context, batch = settings["context"], settings["batch"]
     device = next(model.parameters()).device
     text = torch.from_numpy(np.asarray(corpus.train).astype(np.int64))
-    windows = corpus.test_windows(context, settings["windows"])
+    windows = corpus.test_windows(context, settings["test_tokens"] // context)
     order = torch.Generator("cpu").manual_seed(settings["seed"])
 
     def batch_loss(step: int) -> Tensor:
@@ -115,7 +118,8 @@ def _gpt2_task(model: nn.Module, settings: Mapping[str, Any], corpus: Corpus) ->
         return cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"])
-    return Task(model, optimizer, batch_loss, lambda: mean_loss(model, windows, 2 * batch), settings["steps"])
+    halves = [partial(mean_loss, model, windows[first::2], 2 * batch) for first in (0, 1)]
+    return Task(model, optimizer, batch_loss, *halves, settings["steps"])
 
 
 def lstm(settings: Mapping[str, Any], corpus: Corpus, device: str) -> Task:
@@ -129,7 +133,10 @@ def lstm(settings: Mapping[str, Any], corpus: Corpus, device: str) -> Task:
     )
     model = LanguageModel(config).to(device)
     training = Pieces(corpus.train, settings["batch"], settings["context"], device)
-    test = Pieces(corpus.test, settings["columns"], settings["context"], device)
+    halves = [
+        partial(_evaluated, model, Pieces(text, settings["columns"], settings["context"], device))
+        for text in np.array_split(corpus.test[: settings["test_tokens"]], 2)
+    ]
     begin = int(torch.randint(training.count, (), device="cpu"))
     state: list[Any] = [None]
 
@@ -139,7 +146,7 @@ def lstm(settings: Mapping[str, Any], corpus: Corpus, device: str) -> Task:
         return cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     optimizer = torch.optim.Adam(model.parameters(), lr=settings["learning_rate"])
-    return Task(model, optimizer, batch_loss, lambda: _evaluated(model, test), settings["steps"])
+    return Task(model, optimizer, batch_loss, *halves, settings["steps"])
 
 
 def _evaluated(model: LanguageModel, pieces: Pieces) -> float:
@@ -167,8 +174,8 @@ def convolutional(settings: Mapping[str, Any], device: str) -> Task:
         return cross_entropy(model(inputs[rows]), images.labels[rows])
 
     @torch.no_grad()
-    def held_out() -> float:
-        return float(cross_entropy(model(test_inputs), images.test_labels))
+    def half(first: int) -> float:
+        return float(cross_entropy(model(test_inputs[first::2]), images.test_labels[first::2]))
 
     optimizer = torch.optim.Adam(model.parameters(), lr=settings["learning_rate"])
-    return Task(model, optimizer, batch_loss, held_out, settings["steps"])
+    return Task(model, optimizer, batch_loss, partial(half, 0), partial(half, 1), settings["steps"])

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from inrank.experiments.corpus import shared_corpus
 from inrank.experiments.loss_ranks import tasks
@@ -35,9 +34,12 @@ RULES = {
 }
 BY_LOSS, BEST_UNIFORM = "loss", "uniform"
 
-_GPT2 = {"layers": 4, "heads": 4, "learning_rate": 1e-3, "batch": 8, "vocabulary": 2048, "windows": None}
+_GPT2 = {"layers": 4, "heads": 4, "learning_rate": 1e-3, "batch": 8, "vocabulary": 2048, "test_tokens": 12_000}
 _SCALES: dict[str, dict[str, Any]] = {
-    "smoke": {"steps": 12, "later_steps": 12, "batch": 4, "context": 16, "width": 16, "layers": 1, "vocabulary": 300},
+    "smoke": {
+        **{"steps": 12, "later_steps": 12, "batch": 4, "context": 16, "width": 16, "layers": 1},
+        **{"vocabulary": 300, "test_tokens": 600},
+    },
     "tiny": {},
     "small": {"steps": 5000, "later_steps": 2000},
     "paper": {"steps": 20_000, "later_steps": 5000},
@@ -46,7 +48,7 @@ _KINDS: dict[str, dict[str, Any]] = {
     "gpt2": {**_GPT2, "width": 256, "context": 128, "steps": 500},
     "fine-tuned": {**_GPT2, "width": 128, "context": 128, "steps": 500, "later_steps": 300},
     "lstm": {
-        **{"layers": 2, "width": 128, "dropout": 0.2, "vocabulary": 1024, "columns": 10},
+        **{"layers": 2, "width": 128, "dropout": 0.2, "vocabulary": 1024, "columns": 10, "test_tokens": 12_000},
         **{"learning_rate": 3e-3, "batch": 20, "context": 32, "steps": 600},
     },
     "convolutional": {"width": 32, "learning_rate": 1e-3, "batch": 64, "steps": 600},
@@ -69,8 +71,9 @@ def train_and_judge(directory: Path, settings: Mapping[str, Any], device: str) -
     """Train with the tracker attached, then measure what the ranks of each rule leave of the loss.
 
     Returns:
-        Held-out loss in nats before and after; `rank` and `rise` of each rule, of `UNIFORM` and of the ranks by loss,
-        ranks as a mean over the matrices; `share` of the short side.
+        Held-out loss in nats before and after; of each rule, of `UNIFORM`, of the ranks by loss and of the best uniform
+        rank, by name: `rank`, the mean over the matrices, `rise` of the loss, and its rise `elsewhere`, on data by
+        which nothing was chosen.
     """
     from inrank_monitor import attach
 
@@ -83,7 +86,7 @@ def train_and_judge(directory: Path, settings: Mapping[str, Any], device: str) -
         task.train(lambda loss: tracker.log(loss=loss))
         after = task.held_out()
         tracker.log(held_out_loss=after)
-    return {"loss_before": before, "loss_after": after, **judge(task.model, directory, task.held_out)}
+    return {"loss_before": before, "loss_after": after, **judge(task, directory)}
 
 
 def _task(runs: Path, settings: Mapping[str, Any], device: str) -> tasks.Task:
@@ -96,27 +99,34 @@ def _task(runs: Path, settings: Mapping[str, Any], device: str) -> tasks.Task:
     return (tasks.gpt2 if kind == "gpt2" else tasks.lstm)(settings, corpus, device)
 
 
-def judge(model: nn.Module, directory: Path, held_out: Callable[[], float]) -> dict[str, float]:
+def judge(task: tasks.Task, directory: Path) -> dict[str, float]:
     """Ranks and rises by name, as `train_and_judge` returns them."""
     from inrank_monitor import loss_at_ranks, open_run, ranks_by_loss
 
     run = open_run(directory)
-    base, sides = held_out(), run.matrices[["rows", "cols"]].min(axis=1)
+    base, other = task.held_out(), task.elsewhere()
+    sides = run.matrices[["rows", "cols"]].min(axis=1)
     numbers: dict[str, float] = {"full_rank": float(sides.mean())}
 
-    def measure(name: str, ranks: Mapping[str, int]) -> None:
+    def measure(name: str, ranks: Mapping[str, int]) -> float:
         numbers[f"rank {name}"] = fmean(ranks.values())
-        numbers[f"rise {name}"] = loss_at_ranks(model, run, held_out, ranks) - base
+        numbers[f"rise {name}"] = loss_at_ranks(task.model, run, task.held_out, ranks) - base
+        numbers[f"elsewhere {name}"] = loss_at_ranks(task.model, run, task.elsewhere, ranks) - other
+        return numbers[f"rise {name}"]
 
     for name, ranks in ranks_of_rules(run.measurements, sides).items():
         measure(name, ranks)
     for share in UNIFORM:
         measure(uniform_name(share), {name: max(1, round(share * side)) for name, side in sides.items()})
-    found = ranks_by_loss(model, run, held_out, tolerance=TOLERANCE, max_evaluations=EVALUATIONS)
-    measure(BY_LOSS, found.ranks)
+    found = ranks_by_loss(task.model, run, task.held_out, tolerance=TOLERANCE, max_evaluations=EVALUATIONS)
     numbers["evaluations"] = found.evaluations
-    best = _least_uniform(int(sides.max()), lambda rank: loss_at_ranks(model, run, held_out, rank) - base <= TOLERANCE)
-    measure(BEST_UNIFORM, {name: min(best, side) for name, side in sides.items()})
+    target = max(TOLERANCE, measure(BY_LOSS, found.ranks))
+
+    def uniform(rank: int) -> dict[str, int]:
+        return {name: min(rank, side) for name, side in sides.items()}
+
+    best = _least(int(sides.max()), lambda rank: measure(BEST_UNIFORM, uniform(rank)) <= target)
+    measure(BEST_UNIFORM, uniform(best))
     return numbers
 
 
@@ -134,7 +144,7 @@ def ranks_of_rules(measurements: pd.DataFrame, sides: pd.Series) -> dict[str, di
         "peak": highest,
         "stable": np.ceil(last["stable_rank"]),
         "energy": last["energy_rank"],
-        "signal": last["signal_rank"],
+        "signal": last.get("signal_rank", last["intrinsic_rank"]),
     }
     full = sides.astype(float)
     return {
@@ -146,8 +156,8 @@ def ranks_of_rules(measurements: pd.DataFrame, sides: pd.Series) -> dict[str, di
     }
 
 
-def _least_uniform(most: int, is_enough: Callable[[int], bool]) -> int:
-    """The least rank for all matrices that is enough, by halving: more is taken to be enough where less is."""
+def _least(most: int, is_enough: Callable[[int], bool]) -> int:
+    """The least rank up to `most` that is enough, by halving: more is taken to be enough where less is."""
     low, high = 0, most
     while high - low > 1:
         middle = (low + high) // 2
