@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from inrank_monitor.tracking import SpectrumTracker
 
 LINES_WITHOUT_TERMINAL = 10
+# Ranks by loss in a few seconds; docs/loss-ranks.md says what more of either gives.
+BY_LOSS_EVALUATIONS, BY_LOSS_WINDOWS = 120, 8
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,10 @@ def train(
 
 
 @torch.no_grad()
-def validation_loss(training: Training, tokens: Tokens, options: DemoOptions) -> float:
-    """Mean cross-entropy in nats a token of the held-out text."""
+def validation_loss(training: Training, tokens: Tokens, options: DemoOptions, windows: int | None = None) -> float:
+    """Mean cross-entropy in nats a token of the held-out text, or of so many of its windows."""
     training.model.eval()
-    inputs, targets = tokens.validation_windows(options.context)
+    inputs, targets = (part[:windows] for part in tokens.validation_windows(options.context))
     total = 0.0
     for first in range(0, len(inputs), options.batch_size):
         rows = slice(first, first + options.batch_size)
@@ -182,6 +184,13 @@ def _train_watched(training: Training, tokens: Tokens, options: DemoOptions) -> 
         loss = validation_loss(training, tokens, options)
         if not evaluated:
             tracker.log(validation_loss=loss)
+        if not evaluated:
+            _say(options, f"Ranks by loss: at most {BY_LOSS_EVALUATIONS} evaluations of the held-out text's beginning")
+            tracker.ranks_by_loss(
+                lambda: validation_loss(training, tokens, options, BY_LOSS_WINDOWS),
+                max_evaluations=BY_LOSS_EVALUATIONS,
+                progress=False if options.quiet else None,
+            )
     progress.report()
     return DemoResult(training.step, loss)
 

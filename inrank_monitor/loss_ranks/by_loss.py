@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from inrank_monitor.loss_ranks.evaluation import Evaluation, Loss
-from inrank_monitor.loss_ranks.places import Place, place_of
+from inrank_monitor.loss_ranks.places import Place
 from inrank_monitor.loss_ranks.problem import Problem
 from inrank_monitor.loss_ranks.result import LossRanks
 from inrank_monitor.loss_ranks.search import search
@@ -44,10 +44,8 @@ def loss_at_ranks(model: nn.Module, run: Any, loss: Loss, ranks: int | Mapping[s
         TypeError: an argument, or what the loss returns, is of a wrong type.
     """
     _check_loss(loss)
-    places = _places(model, find_start(run))
-    wanted = _as_array(ranks, places)
-    with Evaluation(unwrap(model), places, loss) as evaluation:
-        value = evaluation.at(wanted)
+    with _evaluation(model, find_start(run), loss) as evaluation:
+        value = evaluation.at(_as_array(ranks, evaluation.places))
     if not math.isfinite(value):
         raise ValueError("loss() is not finite at these ranks")
     return value
@@ -91,18 +89,18 @@ def ranks_by_loss(
     if max_evaluations < _LEAST_EVALUATIONS:
         raise ValueError(f"max_evaluations must be at least {_LEAST_EVALUATIONS}, got {max_evaluations}")
     start = find_start(run)
-    places = _places(model, start)
-    logger.info("ranks by loss: at most %d evaluations of the loss, %d matrices", max_evaluations, len(places))
-    with _bar(max_evaluations, progress) as bar, Evaluation(unwrap(model), places, loss, bar.update) as evaluation:
-        found = _searched(places, evaluation, tolerance, max_evaluations)
+    logger.info("ranks by loss: the loss is evaluated at most %d times", max_evaluations)
+    with _bar(max_evaluations, progress) as bar, _evaluation(model, start, loss) as evaluation:
+        evaluation.told = bar.update
+        found = _searched(evaluation, tolerance, max_evaluations)
     found = replace(found, step=start.step)
     if save and start.save is not None:
         start.save(found.columns())
     return found
 
 
-def _searched(places: Sequence[Place], evaluation: Evaluation, tolerance: float, limit: int) -> LossRanks:
-    full = np.array([place.size.full_rank for place in places], dtype=np.int64)
+def _searched(evaluation: Evaluation, tolerance: float, limit: int) -> LossRanks:
+    places, full = evaluation.places, evaluation.full
     before = _repeatable(evaluation, full, tolerance)
     moving = [index for index, place in enumerate(places) if float(place.singular_values.sum()) > 0]
 
@@ -147,10 +145,11 @@ def _kind(place: Place) -> tuple[str, int, int]:
     return re.sub(r"\d+", "", place.name), place.size.rows, place.size.cols
 
 
-def _places(model: nn.Module, start: Start) -> list[Place]:
+def _evaluation(model: nn.Module, start: Start, loss: Loss) -> Evaluation:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    return [place_of(matrix, start.initial) for matrix in start.matrices_of(unwrap(model))]
+    model = unwrap(model)
+    return Evaluation(model, start.matrices_of(model), start.initial, loss)
 
 
 def _as_array(ranks: int | Mapping[str, int], places: Sequence[Place]) -> np.ndarray:

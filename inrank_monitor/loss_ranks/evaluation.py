@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from inrank_monitor.loss_ranks.interrupts import HeldSignals
 from inrank_monitor.loss_ranks.places import Place
+from inrank_monitor.loss_ranks.placing import Placing
 from inrank_monitor.loss_ranks.surroundings import Surroundings
+from inrank_monitor.matrices import InitialWeights, Matrix
 
 Loss = Callable[[], Any]
 
@@ -22,32 +24,48 @@ class Evaluation:
 
     Args:
         model: the live model.
-        places: of its matrices.
+        matrices: of it.
+        initial: W0.
         loss: the caller's, of no argument; evaluated without gradients, always from the same random state.
 
     Attributes:
         count: evaluations so far.
+        full: the highest rank of each matrix.
+        places: of its matrices.
         told: called after each.
     """
 
-    def __init__(
-        self, model: nn.Module, places: Sequence[Place], loss: Loss, told: Callable[[], object] = lambda: None
-    ) -> None:
-        self._model, self._places, self._loss, self.told = model, places, loss, told
-        self._full = np.array([place.size.full_rank for place in places], dtype=np.int64)
-        self._put = self._full.copy()
+    def __init__(self, model: nn.Module, matrices: Sequence[Matrix], initial: InitialWeights, loss: Loss) -> None:
+        self._model, self._matrices, self._initial, self._loss = model, matrices, initial, loss
         self._signals = HeldSignals()
+        self.places: list[Place] = []
+        self.told: Callable[[], object] = lambda: None
         self.count = 0
 
     def __enter__(self) -> Evaluation:
         self._surroundings = Surroundings(self._model)
         self._signals.__enter__()
+        try:
+            self._find_places()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
+
+    def _find_places(self) -> None:
+        self.full = self._put = np.zeros(0, dtype=np.int64)
+        placing = Placing(self._initial)
+        for matrix in self._matrices:
+            self.places.append(placing.place(matrix))
+            with self._signals.let_through():
+                pass  # taking large matrices apart takes its time
+        self.full = np.array([place.size.full_rank for place in self.places], dtype=np.int64)
+        self._put = self.full.copy()
 
     def __exit__(self, *raised: object) -> None:
         try:
-            for index in np.flatnonzero(self._put != self._full).tolist():
-                self._places[index].restore()
+            for index in np.flatnonzero(self._put != self.full).tolist():
+                self.places[index].restore()
             self._surroundings.restore()
         finally:
             self._signals.__exit__()
@@ -61,7 +79,7 @@ class Evaluation:
         """
         for index in np.flatnonzero(ranks != self._put).tolist():
             self._put[index] = -1  # until it is whole
-            self._places[index].put(int(ranks[index]))
+            self.places[index].put(int(ranks[index]))
             self._put[index] = ranks[index]
         self.count += 1
         try:

@@ -1,4 +1,4 @@
-"""Where the truncated update of a matrix is put into the live model, and how the model gets its own value back.
+"""How the truncated update of a matrix is put into the live model, and how the model gets its own value back.
 
 In place, into the memory that the weight has: whatever else looks at that memory (tied weights, a captured graph, a
 flattened buffer) sees it too. Not through the Parameter but through `.data`, so that no version counter rises: autograd
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from inrank_monitor.loss_ranks.directions import Directions, directions, left_vectors
+from inrank_monitor.loss_ranks.instead import Instead
 from inrank_monitor.loss_ranks.result import Size
-from inrank_monitor.matrices import Adapter, InitialWeights, Matrix, is_sharded, since_start
+from inrank_monitor.matrices import Matrix
 
 
 class Place(Protocol):
@@ -66,29 +67,22 @@ class Memory:
 
 
 class DensePlace:
-    """A matrix whose weight is a tensor of the model.
+    """A matrix whose truncated weight is put into a tensor that the model multiplies by.
 
     Args:
         matrix: the matrix.
-        initial: W0.
+        memory: where.
+        update: ΔW, (rows, cols), in float32 or wider.
+        first: W0, where it is known by itself; else it is what is there less the update.
 
     Raises:
-        ValueError: it cannot be taken apart; see `why_not`.
+        ValueError: the update is not finite.
     """
 
-    def __init__(self, matrix: Matrix, initial: InitialWeights) -> None:
-        whole = matrix.read()
-        if is_sharded(whole):
-            raise ValueError("it lies in shards on several processes (DTensor)")
-        first = initial.of(matrix.parameter, whole.device)
-        if first.shape != whole.shape:
-            raise ValueError(f"it is {_sides(whole)} here, and W0 is {_sides(first)}")
-        self.name = matrix.name
-        self._memory = Memory(whole, matrix.view)
-        now, start = self._memory.before, matrix.view(first)
-        dtype = torch.float64 if torch.float64 in (now.dtype, start.dtype) else torch.float32
-        self._first = start.to(now.dtype).contiguous()
-        self._directions = directions(now.to(dtype) - start.to(dtype))
+    def __init__(self, matrix: Matrix, memory: Memory, update: Tensor, first: Tensor | None = None) -> None:
+        self.name, self._memory = matrix.name, memory
+        self._directions = directions(update)
+        self._first = memory.before.to(update.dtype) - update if first is None else first.contiguous()
         self.singular_values = self._directions.singular_values
         self.size = Size(matrix.rows, matrix.cols, self._directions.full_rank)
 
@@ -119,15 +113,16 @@ class FactorPlace:
 
     Args:
         matrix: the matrix.
-        held: the tensor that holds the left factor, as (rows, rank) where the whole parameter's rows are.
+        held: the tensor that holds the left factor of the whole parameter, a scale of its columns aside.
+        left: that of the update itself.
+        right: of it.
 
     Raises:
         ValueError: it cannot be taken apart.
     """
 
-    def __init__(self, matrix: Matrix, held: Tensor) -> None:
-        left, right = (factor.detach() for factor in matrix.module.update_factors())  # type: ignore[operator]
-        left, right = matrix.cut(left, right)
+    def __init__(self, matrix: Matrix, held: Tensor, left: Tensor, right: Tensor) -> None:
+        left, right = matrix.cut(left.detach(), right.detach())
         self.name = matrix.name
         self._memory = Memory(held, matrix.view)
         self._vectors, self.singular_values = left_vectors(left, right)
@@ -148,46 +143,24 @@ class FactorPlace:
         self._memory.write(self._memory.before)
 
 
-def place_of(matrix: Matrix, initial: InitialWeights) -> Place:
-    """Where the truncated update of this matrix is put.
+class ReplacedPlace:
+    """A matrix whose weight the layer computes: see `Instead`, whose value takes the truncated one.
 
-    Raises:
-        ValueError: it cannot be put anywhere; the message names the matrix and says why.
+    Args:
+        dense: puts it there.
+        instead: lets the layer have it.
     """
-    try:
-        if isinstance(matrix.module, Adapter):
-            return _of_adapter(matrix, matrix.module, initial)
-        if matrix.in_factors:
-            return FactorPlace(matrix, _own_left(matrix))
-        if not _is_plain(matrix):
-            raise ValueError("it is computed from other parameters (a parametrization, weight_norm, pruning)")
-        return DensePlace(matrix, initial)
-    except ValueError as error:
-        raise ValueError(f"{matrix.name} cannot be truncated: {error}") from error
 
+    def __init__(self, dense: DensePlace, instead: Instead) -> None:
+        self.name, self.size, self.singular_values = dense.name, dense.size, dense.singular_values
+        self._dense, self._instead = dense, instead
 
-def _is_plain(matrix: Matrix) -> bool:
-    return matrix.attribute in matrix.module._parameters  # type: ignore[union-attr]
+    def put(self, rank: int) -> None:
+        """See `Place`."""
+        self._dense.put(rank)
+        self._instead.put()
 
-
-def _own_left(matrix: Matrix) -> Tensor:
-    """The layer's own left factor, up to a scale: `used_factors` where it has that."""
-    module = matrix.module
-    shown = module.used_factors if hasattr(module, "used_factors") else module.update_factors
-    left: Tensor = shown()[0]  # type: ignore[operator]
-    own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
-    if left.untyped_storage().data_ptr() not in own:
-        raise ValueError("its layer shows factors that are no part of its Parameters (used_factors() may give them)")
-    return left
-
-
-def _of_adapter(matrix: Matrix, adapter: Adapter, initial: InitialWeights) -> Place:
-    left, right = adapter.update_factors()
-    _, _, moved = since_start(left, right, initial.of(matrix.parameter, left.device))
-    if moved:
-        raise ValueError("its adapter was not zero at the start")
-    raise ValueError("adapters come later")
-
-
-def _sides(value: Tensor) -> str:
-    return "×".join(map(str, value.shape)) or "one number"
+    def restore(self) -> None:
+        """See `Place`."""
+        self._dense.restore()
+        self._instead.remove()

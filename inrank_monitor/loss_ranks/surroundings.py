@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inrank_monitor.matrices import hooked_weights
+
 
 class Surroundings:
     """All of it as it is now.
@@ -19,6 +21,7 @@ class Surroundings:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self._gradients_on = torch.is_grad_enabled()  # an interrupt within torch's own no_grad may leave them off
         self._modes = [(module, module.training) for module in model.modules()]
         self._held = [(held, name, value, _copy(value)) for held, name, value in _changing(model)]
         self._parameters = [(each, each.requires_grad, each.grad) for each in model.parameters()]
@@ -29,6 +32,7 @@ class Surroundings:
 
     def restore(self) -> None:
         """Put it all back, to the bit."""
+        torch.set_grad_enabled(self._gradients_on)
         for module, mode in self._modes:
             module.training = mode
         for held, name, value, copy in self._held:
@@ -49,11 +53,14 @@ class Surroundings:
 
 
 def _changing(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
-    """Buffers, and the tables of embeddings whose forward pass scales rows down (`max_norm`): holder, name, value."""
+    """Buffers, weights that hooks compute, tables of embeddings that the forward pass scales down (`max_norm`)."""
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 yield module._buffers, name, buffer
+        for name in hooked_weights(module):  # what the last forward pass has computed
+            if (computed := module.__dict__.get(name)) is not None:
+                yield module.__dict__, name, computed
         if getattr(module, "max_norm", None) is not None and (table := module._parameters.get("weight")) is not None:
             yield module._parameters, "weight", table
 

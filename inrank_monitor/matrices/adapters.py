@@ -129,6 +129,35 @@ class Adapter:
             left, right = right.mT, left.mT
         return left, right
 
+    def own_left(self) -> Tensor:
+        """The memory of the update's left factor in its Parameter, scale and diagonal aside; shaped as that is.
+
+        Raises:
+            ValueError: the Parameter does not lie in one piece.
+        """
+        right, left = (part.data.flatten(1) for part in self._factors())
+        if self.experts > 1:
+            left = left.view(left.shape[0], -1, self.experts).permute(2, 0, 1)
+            right = right.view(self.experts, -1, right.shape[-1])
+        own = right.mT if self._is_turned() else left
+        if own.untyped_storage().data_ptr() not in {part.untyped_storage().data_ptr() for part in self._factors()}:
+            raise ValueError("its adapter's factors do not lie in one piece")
+        return own
+
+    def base_weight(self) -> Tensor | None:
+        """The base weight's memory, shaped as the update; None if it is quantised, sharded or absent."""
+        return self._base_weight()
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the base weight holds its update."""
+        return self.name in self._merged()
+
+    @property
+    def has_others(self) -> bool:
+        """Whether the layer has adapters beside this one."""
+        return sum(len(self.layer._modules.get(f"{kind}A") or ()) for kind in ("lora_", "lora_embedding_")) > 1  # type: ignore[arg-type]
+
     def _scale(self) -> float | Tensor:
         scale = float(self.layer.scaling[self.name])  # type: ignore[index]
         ranks = _held(self.layer, "ranknum", self.name)

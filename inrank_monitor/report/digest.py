@@ -25,7 +25,8 @@ def matrix_table(run: RunTables) -> pd.DataFrame:
 
     Returns:
         DataFrame indexed by matrix: rows, cols, buffer_rank, step, intrinsic_rank, null_rank, rank_over_null,
-        peak_rank, stable_rank, effective_rank, relative_norm. NaN for a matrix that has no finite measurement.
+        peak_rank, stable_rank, effective_rank, relative_norm. NaN for a matrix that has no finite measurement. Where
+        ranks by loss were taken also loss_rank, of the newest result.
     """
     table = run.matrices.reindex(columns=["rows", "cols", "buffer_rank", "null_rank"])
     measured = run.measurements
@@ -36,7 +37,33 @@ def matrix_table(run: RunTables) -> pd.DataFrame:
     table = table.astype(float)
     table["rank_over_null"] = table["intrinsic_rank"] / table["null_rank"].where(table["null_rank"] > 0)
     order = ["rows", "cols", "buffer_rank", "step", "intrinsic_rank", "null_rank", "rank_over_null", "peak_rank"]
+    by_loss = newest_loss_ranks(run.loss_ranks)
+    if len(by_loss):
+        table["loss_rank"] = by_loss["rank"].astype(float)
+        order.append("loss_rank")
     return table[[*order, "stable_rank", "effective_rank", "relative_norm"]]
+
+
+def newest_loss_ranks(loss_ranks: pd.DataFrame) -> pd.DataFrame:
+    """Of `Run.loss_ranks` the newest result, by matrix; empty where there is none."""
+    if loss_ranks.empty:
+        return loss_ranks
+    newest: pd.DataFrame = loss_ranks[loss_ranks["time"] == loss_ranks["time"].max()].set_index("matrix")
+    return newest
+
+
+def loss_line(run: RunTables) -> str:
+    """What the newest ranks by loss came to, in a sentence; empty where none were taken."""
+    found = newest_loss_ranks(run.loss_ranks)
+    if found.empty:
+        return ""
+    first = found.iloc[0]
+    uniform = "" if pd.isna(first["uniform_rank"]) else f"; one rank for all would have to be {first['uniform_rank']}"
+    return (
+        f"by loss: at these ranks, on average {found['rank'].mean():.1f}, all together, the loss of step "
+        f"{int(first['step'])} rises from {first['loss']:.4g} by {first['loss_at_ranks'] - first['loss']:.2g}, within "
+        f"{first['tolerance']:g}{uniform}."
+    )
 
 
 def one_buffer_rank(table: pd.DataFrame) -> bool:
@@ -52,6 +79,7 @@ def cells(table: pd.DataFrame) -> list[list[str]]:
         "null_rank": 0,
         "rank_over_null": 2,
         "peak_rank": 0,
+        **({"loss_rank": 0} if "loss_rank" in table else {}),
         "stable_rank": 1,
         "effective_rank": 1,
         "relative_norm": 3,

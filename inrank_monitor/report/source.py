@@ -70,5 +70,9 @@ class RunTables(Protocol):
     def events(self) -> pd.DataFrame:
         """What happened."""
 
+    @property
+    def loss_ranks(self) -> pd.DataFrame:
+        """Ranks by loss, the newest result last."""
+
     def singular_values(self, name: str) -> pd.DataFrame:
         """Spectra of one matrix, a row a step."""

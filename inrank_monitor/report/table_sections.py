@@ -24,6 +24,7 @@ def matrices_section(table: pd.DataFrame) -> str:
         "null rank",
         "rank / null",
         "peak",
+        *(["by loss"] if "loss_rank" in table else []),
         "stable",
         "effective",
         "‖ΔW‖/‖W0‖",

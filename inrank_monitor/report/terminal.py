@@ -9,6 +9,7 @@ import pandas as pd
 from inrank_monitor.figures import representative, short_names
 from inrank_monitor.report.digest import (
     cells,
+    loss_line,
     matrix_table,
     one_buffer_rank,
     remarks,
@@ -19,7 +20,7 @@ from inrank_monitor.report.digest import (
 from inrank_monitor.report.source import RunTables
 
 WIDTH = 100
-_HEADS = ("matrix", "shape", "b", "rank", "null", "rank/null", "peak", "stable", "effective", "ΔW/W0")
+_HEADS = ("matrix", "shape", "b", "rank", "null", "rank/null", "peak", "by loss", "stable", "effective", "ΔW/W0")
 _LEGEND = (
     "rank: least that explains the change W − W0 by the rule above; null: what the rule gives noise of that "
     "shape; peak: highest rank so far, without the first steps; ΔW/W0: size of the change over that of W0."
@@ -44,6 +45,8 @@ def report_table(run: RunTables, limit: int | None = 60) -> str:
     if late.loc[shown].any():
         lines.append("* at an earlier step: no finite measurement since")
     lines += ["", *_wrap(verdict(table)), *_wrap(_LEGEND)]
+    if said := loss_line(run):
+        lines += _wrap(said)
     notes = remarks(run)
     if notes:
         lines += ["", "Worth knowing:"]
@@ -62,7 +65,8 @@ def _selection(table: pd.DataFrame, limit: int | None) -> list[str]:
 def _rows(table: pd.DataFrame, names: list[str]) -> list[str]:
     newest = table["step"].max()
     rows = cells(table)
-    heads = tuple(head for head in _HEADS if head != "b" or not one_buffer_rank(table))
+    absent = {"b": one_buffer_rank(table), "by loss": "loss_rank" not in table}
+    heads = tuple(head for head in _HEADS if not absent.get(head))
     for row, step in zip(rows, table["step"], strict=True):
         row[heads.index("rank") - 1] += "*" if step < newest else ""
     widths = [max(len(text) for text in column) for column in zip(heads[1:], *rows, strict=True)]

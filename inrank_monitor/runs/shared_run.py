@@ -49,6 +49,7 @@ class RunState:
     measurements: pd.DataFrame
     scalars: pd.DataFrame
     events: pd.DataFrame
+    loss_ranks: pd.DataFrame
     problems: list[str]
     leading: int | None
     measured: int | None
@@ -160,6 +161,7 @@ class SharedRun:
             measurements=self._recomputed[rule].table(),
             scalars=run.scalars,
             events=run.events,
+            loss_ranks=run.loss_ranks,
             problems=problems + ([self._problem] if self._problem else []),
             leading=run.leading,
             measured=run.measured,

@@ -44,6 +44,7 @@ class FakeRun:
     leading: int | None = None
     measured: int | None = None
     too_few_points: str | None = None
+    loss_ranks: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def singular_values(self, name: str) -> pd.DataFrame:
         return self.spectra[name]
