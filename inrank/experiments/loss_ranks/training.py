@@ -38,7 +38,7 @@ _GPT2 = {"layers": 4, "heads": 4, "learning_rate": 1e-3, "batch": 8, "vocabulary
 _SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
         **{"steps": 12, "later_steps": 12, "batch": 4, "context": 16, "width": 16, "layers": 1},
-        **{"vocabulary": 300, "test_tokens": 600},
+        **{"vocabulary": 300, "test_tokens": 600, "evaluations": 30},
     },
     "tiny": {},
     "small": {"steps": 5000, "later_steps": 2000},
@@ -58,11 +58,10 @@ _IMPORTS = ("transformers.models.gpt2.modeling_gpt2", "torch.utils.tensorboard")
 
 def training(request: Request, kind: str, seed: int) -> Training:
     """One training of a request; `kind` is one of `tasks.KINDS`."""
-    scale = {name: value for name, value in _SCALES[request.scale].items() if name in _KINDS[kind] and value}
-    settings = {**_KINDS[kind], **scale, "kind": kind, "seed": seed}
-    if kind == "convolutional":
-        settings.pop("vocabulary", None)
-    else:
+    recipe = {**_KINDS[kind], "evaluations": EVALUATIONS}
+    scale = {name: value for name, value in _SCALES[request.scale].items() if name in recipe}
+    settings = {**recipe, **scale, "kind": kind, "seed": seed}
+    if kind != "convolutional":
         settings |= {"text": list(request.text), "test_text": request.test_text}
     return Training(f"rank-by-loss-{kind}-seed-{seed}", train_and_judge, settings, imports=_IMPORTS)
 
@@ -86,7 +85,7 @@ def train_and_judge(directory: Path, settings: Mapping[str, Any], device: str) -
         task.train(lambda loss: tracker.log(loss=loss))
         after = task.held_out()
         tracker.log(held_out_loss=after)
-    return {"loss_before": before, "loss_after": after, **judge(task, directory)}
+    return {"loss_before": before, "loss_after": after, **judge(task, directory, settings["evaluations"])}
 
 
 def _task(runs: Path, settings: Mapping[str, Any], device: str) -> tasks.Task:
@@ -99,7 +98,7 @@ def _task(runs: Path, settings: Mapping[str, Any], device: str) -> tasks.Task:
     return (tasks.gpt2 if kind == "gpt2" else tasks.lstm)(settings, corpus, device)
 
 
-def judge(task: tasks.Task, directory: Path) -> dict[str, float]:
+def judge(task: tasks.Task, directory: Path, evaluations: int) -> dict[str, float]:
     """Ranks and rises by name, as `train_and_judge` returns them."""
     from inrank_monitor import loss_at_ranks, open_run, ranks_by_loss
 
@@ -118,7 +117,7 @@ def judge(task: tasks.Task, directory: Path) -> dict[str, float]:
         measure(name, ranks)
     for share in UNIFORM:
         measure(uniform_name(share), {name: max(1, round(share * side)) for name, side in sides.items()})
-    found = ranks_by_loss(task.model, run, task.held_out, tolerance=TOLERANCE, max_evaluations=EVALUATIONS)
+    found = ranks_by_loss(task.model, run, task.held_out, TOLERANCE, evaluations)
     numbers["evaluations"] = found.evaluations
     target = max(TOLERANCE, measure(BY_LOSS, found.ranks))
 
