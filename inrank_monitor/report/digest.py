@@ -58,7 +58,9 @@ def loss_line(run: RunTables) -> str:
     if found.empty:
         return ""
     first = found.iloc[0]
-    uniform = "" if pd.isna(first["uniform_rank"]) else f"; one rank for all would have to be {first['uniform_rank']}"
+    uniform = (
+        "" if pd.isna(first["uniform_rank"]) else f"; one rank for all would have to be {int(first['uniform_rank'])}"
+    )
     return (
         f"by loss: at these ranks, on average {found['rank'].mean():.1f}, all together, the loss of step "
         f"{int(first['step'])} rises from {first['loss']:.4g} by {first['loss_at_ranks'] - first['loss']:.2g}, within "

@@ -67,6 +67,11 @@ def _rows(table: pd.DataFrame, names: list[str]) -> list[str]:
     rows = cells(table)
     absent = {"b": one_buffer_rank(table), "by loss": "loss_rank" not in table}
     heads = tuple(head for head in _HEADS if not absent.get(head))
+    if "loss_rank" in table:  # a line has no room for both
+        place = heads.index("effective")
+        heads = heads[:place] + heads[place + 1 :]
+        for row in rows:
+            del row[place - 1]
     for row, step in zip(rows, table["step"], strict=True):
         row[heads.index("rank") - 1] += "*" if step < newest else ""
     widths = [max(len(text) for text in column) for column in zip(heads[1:], *rows, strict=True)]
