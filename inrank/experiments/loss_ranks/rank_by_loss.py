@@ -100,7 +100,7 @@ def _table(request: Request, outcomes: Outcomes, kind: str) -> Table:
     evaluations = spread(_numbers(request, outcomes, kind, "evaluations"), ".0f")
     note = (
         f"Mean over the matrices, whose short sides are {full:.4g} in the mean; rise of the held-out loss in nats, "
-        f"and of that of other held-out data, by which nothing was chosen. Ranks by loss took {evaluations} evaluations. "
+        f"and of that of other held-out data, by which nothing was chosen. Ranks by loss: {evaluations} evaluations. "
         "± is the standard deviation over seeds."
     )
     return Table(

@@ -100,7 +100,7 @@ def _gpt2_model(settings: Mapping[str, Any], vocabulary: int, device: str) -> nn
         bos_token_id=None,
         eos_token_id=None,
     )
-    model: nn.Module = GPT2LMHeadModel(config).to(device)  # type: ignore[arg-type]
+    model: nn.Module = GPT2LMHeadModel(config).to(device)
     return model
 
 
@@ -118,8 +118,8 @@ def _gpt2_task(model: nn.Module, settings: Mapping[str, Any], corpus: Corpus) ->
         return cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"])
-    halves = [partial(mean_loss, model, windows[first::2], 2 * batch) for first in (0, 1)]
-    return Task(model, optimizer, batch_loss, *halves, settings["steps"])
+    half, other = (partial(mean_loss, model, windows[first::2], 2 * batch) for first in (0, 1))
+    return Task(model, optimizer, batch_loss, half, other, settings["steps"])
 
 
 def lstm(settings: Mapping[str, Any], corpus: Corpus, device: str) -> Task:
@@ -133,10 +133,10 @@ def lstm(settings: Mapping[str, Any], corpus: Corpus, device: str) -> Task:
     )
     model = LanguageModel(config).to(device)
     training = Pieces(corpus.train, settings["batch"], settings["context"], device)
-    halves = [
+    half, other = (
         partial(_evaluated, model, Pieces(text, settings["columns"], settings["context"], device))
         for text in np.array_split(corpus.test[: settings["test_tokens"]], 2)
-    ]
+    )
     begin = int(torch.randint(training.count, (), device="cpu"))
     state: list[Any] = [None]
 
@@ -146,7 +146,7 @@ def lstm(settings: Mapping[str, Any], corpus: Corpus, device: str) -> Task:
         return cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     optimizer = torch.optim.Adam(model.parameters(), lr=settings["learning_rate"])
-    return Task(model, optimizer, batch_loss, *halves, settings["steps"])
+    return Task(model, optimizer, batch_loss, half, other, settings["steps"])
 
 
 def _evaluated(model: LanguageModel, pieces: Pieces) -> float:
