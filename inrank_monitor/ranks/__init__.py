@@ -15,10 +15,13 @@ from inrank_monitor.ranks.metrics import (
 )
 from inrank_monitor.ranks.null_model import Kind, null_rank, null_singular_values, untrained_growth
 from inrank_monitor.ranks.rule import RankRule
+from inrank_monitor.ranks.watches import WATCHES, History
 
 __all__ = [
     "DEFINITIONS",
+    "WATCHES",
     "Definition",
+    "History",
     "Kind",
     "RankRule",
     "buffer_rank_text",

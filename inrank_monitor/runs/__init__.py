@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from inrank_monitor.runs.folder import RunFolder, list_runs
     from inrank_monitor.runs.peak import peak_ranks
     from inrank_monitor.runs.recomputation import logged_rule, recompute
-    from inrank_monitor.runs.run import Run, open_run
+    from inrank_monitor.runs.run import Run, open_run, snapshot_table
     from inrank_monitor.runs.shared_run import RunState, SharedRun
     from inrank_monitor.runs.summary import RunSummary
 
@@ -50,6 +50,7 @@ _READING = {
     "open_run": "run",
     "peak_ranks": "peak",
     "recompute": "recomputation",
+    "snapshot_table": "run",
 }
 __all__ = [
     "FLOAT_METRICS",
@@ -86,6 +87,7 @@ __all__ = [
     "peak_ranks",
     "read_info",
     "recompute",
+    "snapshot_table",
     "storable",
     "write_json",
 ]

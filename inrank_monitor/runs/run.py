@@ -5,6 +5,7 @@ It keeps what it has: `refresh` reads only what was appended since.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from inrank_monitor.console import html_rows, never_raises
 from inrank_monitor.naming import find_name
 from inrank_monitor.ranks import Definition, RankRule, buffer_rank_text
 from inrank_monitor.runs.curve import too_few_points
-from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS
+from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS, make_batch
 from inrank_monitor.runs.log_files import LogFiles, Status
 from inrank_monitor.runs.options import RunOptions
 from inrank_monitor.runs.paths import local_path
@@ -140,8 +141,7 @@ class Run:
         Columns: parameter, part, kind, rows, cols, buffer_rank, null_rank, initial_norm.
         """
         if "matrices" not in self._cache:
-            table = pd.DataFrame(self.info["matrices"]).set_index("name")
-            table.index.name = "matrix"
+            table = _by_name(self.info["matrices"])
             table["buffer_rank"] = buffer_ranks(table, self.options.rule)
             self._cache["matrices"] = table
         matrices: pd.DataFrame = self._cache["matrices"]
@@ -154,9 +154,7 @@ class Run:
 
     def _table(self, table: str) -> pd.DataFrame:
         if table not in self._cache:
-            heavy = [CHECKSUM, "singular_values"] if table == "measurements" else [CHECKSUM]
-            light = pa.Table.from_batches(self._files.batches(table), SCHEMAS[table]).drop_columns(heavy)
-            frame = light.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+            frame = _frame(table, self._files.batches(table))
             self._cache[table] = _finish_measurements(frame, self.matrices) if table == "measurements" else frame
         frame_: pd.DataFrame = self._cache[table]
         return frame_
@@ -238,6 +236,30 @@ class Run:
     def summary(self) -> RunSummary:
         """The run in one line."""
         return summarise(self)
+
+
+def snapshot_table(columns: Mapping[str, Any], matrices: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One snapshot's rows of `Run.measurements`, before they are on disk.
+
+    Args:
+        columns: of its record batch.
+        matrices: as run.json describes them.
+    """
+    return _finish_measurements(_frame("measurements", [make_batch("measurements", columns)]), _by_name(matrices))
+
+
+def _frame(table: str, batches: list[pa.RecordBatch]) -> pd.DataFrame:
+    """Without checksums and spectra."""
+    heavy = [name for name in (CHECKSUM, "singular_values") if name in SCHEMAS[table].names]
+    light = pa.Table.from_batches(batches, SCHEMAS[table]).drop_columns(heavy)
+    frame: pd.DataFrame = light.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+    return frame
+
+
+def _by_name(matrices: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(matrices).set_index("name")
+    table.index.name = "matrix"
+    return table
 
 
 def buffer_ranks(matrices: pd.DataFrame, rule: RankRule) -> list[int]:

@@ -21,6 +21,7 @@ from inrank_monitor.tracking.optimizers import own_steps, unwrap_optimizer
 from inrank_monitor.tracking.pace import now
 from inrank_monitor.tracking.run_start import Resumption, RunStart, start_run
 from inrank_monitor.tracking.schedule import Schedule, make_schedule
+from inrank_monitor.tracking.snapshot_calls import OnSnapshot, check_on_snapshot
 from inrank_monitor.tracking.tracker import SpectrumTracker
 from inrank_monitor.tracking.watched import Watched
 
@@ -51,6 +52,7 @@ def attach(
     strict: bool = False,
     distributed: bool | None = None,
     sinks: Sequence[Sink] = (),
+    on_snapshot: OnSnapshot | None = None,
 ) -> SpectrumTracker:
     """Watch the spectra of ΔW = W_t − W0 of every weight matrix; W0 is the weights as they are now.
 
@@ -88,6 +90,8 @@ def attach(
         distributed: None: where torch.distributed runs several processes, all of them call `attach`, one run is
             written, and the spectra are shared out among them. False: this process watches alone.
         sinks: other loggers that get the measurements too; see `inrank_monitor.sinks`.
+        on_snapshot: a function that gets each snapshot's rows of `run.measurements`, in the loop's thread, before the
+            step's `optimizer.step()` returns. The loop waits until they are drawn; on the main process alone.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.
@@ -121,6 +125,7 @@ def attach(
         strict=strict,
     )
     sinks = check_sinks(sinks)
+    check_on_snapshot(on_snapshot)
     chosen = make_schedule(every, schedule, max_overhead)
     for module in gathering_modules(model):
         module.reshard()
@@ -138,7 +143,7 @@ def attach(
     except BaseException:
         processes.close()
         raise
-    tracker = SpectrumTracker(started, measuring, chosen, sinks, began)
+    tracker = SpectrumTracker(started, measuring, chosen, sinks, began, on_snapshot)
     tracker.count_steps_of(optimizers)
     if late:
         tracker.take_in(late)

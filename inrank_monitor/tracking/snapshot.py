@@ -43,15 +43,20 @@ class Snapshot:
 
     def events(self) -> list[tuple[str, str | None, str]]:
         """One event a kind of problem or notice: a diverged model must not fill the log with one a matrix."""
-        by_kind: dict[str, list[tuple[str, str]]] = {}
-        for kind, matrix, message in [*self.problems, *self.notices]:
-            by_kind.setdefault(kind, []).append((matrix, message))
-        rows: list[tuple[str, str | None, str]] = []
-        for kind, found in by_kind.items():
-            names = ", ".join(name for name, _ in found[:5]) + (", …" if len(found) > 5 else "")
-            message = found[0][1] if len(found) == 1 else f"{len(found)} matrices ({names}): {found[0][1]}"
-            rows.append((kind, found[0][0] if len(found) == 1 else None, message))
-        return rows
+        return one_event_a_kind([*self.problems, *self.notices])
+
+
+def one_event_a_kind(problems: Sequence[Problem]) -> list[tuple[str, str | None, str]]:
+    """(kind, matrix, message) of each kind; of several matrices no matrix, and their names in the message."""
+    by_kind: dict[str, list[tuple[str, str]]] = {}
+    for kind, matrix, message in problems:
+        by_kind.setdefault(kind, []).append((matrix, message))
+    rows: list[tuple[str, str | None, str]] = []
+    for kind, found in by_kind.items():
+        names = ", ".join(name for name, _ in found[:5]) + (", …" if len(found) > 5 else "")
+        message = found[0][1] if len(found) == 1 else f"{len(found)} matrices ({names}): {found[0][1]}"
+        rows.append((kind, found[0][0] if len(found) == 1 else None, message))
+    return rows
 
 
 def take_snapshot(step: int, measuring: Measuring) -> Snapshot:
