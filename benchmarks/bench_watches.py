@@ -205,14 +205,12 @@ def blow_up(run: Run) -> None:
 
 
 def one_direction(run: Run) -> None:
-    """One direction of a matrix grows by a twentieth of ‖ΔW‖ at each step."""
+    """One direction of a matrix grows at each step, by a fiftieth of ‖W0‖ or of √min(rows, cols)."""
     flat = run.weight.flatten(1)
     left = torch.cos(torch.arange(flat.shape[0], dtype=torch.float32))
     right = torch.sin(torch.arange(flat.shape[1], dtype=torch.float32))
     direction = torch.outer(left / left.norm(), right / right.norm()).view_as(run.weight)
-    if run.late == 0:
-        run.size = float((run.weight - run.start).norm())  # type: ignore[attr-defined]
-    run.weight += 0.05 * run.size * direction  # type: ignore[attr-defined]
+    run.weight += 0.02 * max(float(run.start.norm()), min(flat.shape) ** 0.5) * direction
 
 
 def collapse(run: Run) -> None:

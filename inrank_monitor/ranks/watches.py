@@ -16,7 +16,7 @@ FIRST_STEPS = 10
 SHORT_SIDE = 8  # a thinner matrix has too few directions for one of them to take over
 STILL, MOVING = 1e-6, 1e-4  # relative changes of a norm
 STILL_STEPS, STILL_SHARE, STILL_SNAPSHOTS = 50, 0.05, 3
-SPIKE_STABLE_RANK, SPIKE_FALL, SPIKE_GROWTH = 1.5, 2.0, 1.5
+SPIKE_STABLE_RANK, SPIKE_FALL, SPIKE_GROWTH, SPIKE_SIZE = 1.5, 2.0, 1.5, 0.25
 COLLAPSE_FALL, COLLAPSE_LOSS = 2.0, 1.25
 EXPLOSION_GROWTH, EXPLOSION_SIZE = 10.0, 3.0
 
@@ -89,13 +89,16 @@ def norm_exploded(history: History) -> np.ndarray:
 
 
 def spike(history: History) -> np.ndarray:
-    """One direction takes over: the stable rank halved to 1.5 or less, while σ₁ grew by half."""
+    """One direction takes over: the stable rank halved to 1.5 or less, while σ₁ grew by half, to a quarter of the norm
+    that such a matrix usually has. Weaker ones come up in every Transformer's queries and keys.
+    """
     places = history.before
     with np.errstate(divide="ignore", invalid="ignore"):
         stable = (history.frobenius_norm / history.spectral_norm) ** 2
         fell = stable[places] >= SPIKE_FALL * stable[-1]
         grew = history.spectral_norm[-1] >= SPIKE_GROWTH * history.spectral_norm[places]
-    taken_over = (fell & grew).any(axis=0) & (stable[-1] <= SPIKE_STABLE_RANK)
+    large = history.spectral_norm[-1] >= SPIKE_SIZE * history.size
+    taken_over = (fell & grew).any(axis=0) & (stable[-1] <= SPIKE_STABLE_RANK) & large
     return np.asarray(taken_over & (history.short_side >= SHORT_SIDE))
 
 

@@ -12,12 +12,14 @@ from inrank_monitor.runs.append_file import AppendFile
 from inrank_monitor.runs.claim import WRITER_FILE, Claim, OtherWriterError, SegmentTakenError
 from inrank_monitor.runs.lock import LOCK_FILE, Lock, is_locked
 from inrank_monitor.runs.log import (
+    DIRECTION_METRICS,
     FLOAT_METRICS,
     INTEGER_METRICS,
     RUN_FILE,
     SCHEMA_VERSION,
     SCHEMAS,
     TENSORBOARD_DIR,
+    WEIGHT_METRICS,
     WEIGHTS_FILE,
     RunLog,
     existing_segments,
@@ -53,6 +55,7 @@ _READING = {
     "snapshot_table": "run",
 }
 __all__ = [
+    "DIRECTION_METRICS",
     "FLOAT_METRICS",
     "INTEGER_METRICS",
     "LOCK_FILE",
@@ -61,6 +64,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "TENSORBOARD_DIR",
     "WEIGHTS_FILE",
+    "WEIGHT_METRICS",
     "WRITER_FILE",
     "AppendFile",
     "Claim",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -155,7 +155,8 @@ class Run:
     def _table(self, table: str) -> pd.DataFrame:
         if table not in self._cache:
             frame = _frame(table, self._files.batches(table))
-            self._cache[table] = _finish_measurements(frame, self.matrices) if table == "measurements" else frame
+            finish = {"measurements": _finish_measurements, "weights": _named, "directions": _named}.get(table)
+            self._cache[table] = finish(frame, self.matrices) if finish else frame
         frame_: pd.DataFrame = self._cache[table]
         return frame_
 
@@ -163,6 +164,16 @@ class Run:
     def measurements(self) -> pd.DataFrame:
         """One row a matrix and step: step, time, matrix, the metrics, null_rank. Do not change it in place."""
         return self._table("measurements")
+
+    @property
+    def weights(self) -> pd.DataFrame:
+        """Of W_t itself, where `attach(of=)` asked for it: step, time, matrix, norms, condition, tail exponent."""
+        return self._table("weights")
+
+    @property
+    def directions(self) -> pd.DataFrame:
+        """How ΔW's leading directions turned, where `attach(directions=)` asked for it: overlaps, angles, intruders."""
+        return self._table("directions")
 
     @property
     def scalars(self) -> pd.DataFrame:
@@ -187,13 +198,14 @@ class Run:
         except LookupError as error:
             raise KeyError(f"{error} (in {self.path})") from None
 
-    def singular_values(self, name: str) -> pd.DataFrame:
+    def singular_values(self, name: str, of: Literal["update", "weight"] = "update") -> pd.DataFrame:
         """Spectra of one matrix: index step, columns 1..q, descending; NaN where the update was not finite.
 
         The table's `attrs` hold the matrix's buffer_rank, which figures take where none is given.
 
         Args:
             name: of the matrix, as `matrix` takes it.
+            of: the update ΔW, or `"weight"`: W_t itself, where it was measured.
 
         Raises:
             KeyError: as `matrix`.
@@ -201,7 +213,7 @@ class Run:
         name = self.matrix(name)
         code = int(self.matrices.index.get_indexer(pd.Index([name]))[0])
         steps, rows = [], []
-        for codes, batch_steps, offsets, values in self.spectra():
+        for codes, batch_steps, offsets, values in self.spectra("weights" if of == "weight" else "measurements"):
             places = [code] if code < len(codes) and codes[code] == code else np.flatnonzero(codes == code)
             for place in places:
                 steps.append(batch_steps[place])
@@ -215,22 +227,22 @@ class Run:
         found.attrs["buffer_rank"] = int(self.matrices["buffer_rank"].iloc[code])
         return found
 
-    def spectra(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    def spectra(self, table: str = "measurements") -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """All that was measured, batch by batch, as views: places of the matrices, steps, offsets, values.
 
         The singular values of a batch's row i are values[offsets[i] : offsets[i + 1]].
         """
-        if "spectra" not in self._cache:
-            self._cache["spectra"] = [
+        if f"spectra {table}" not in self._cache:
+            self._cache[f"spectra {table}"] = [
                 (
                     batch.column("matrix").to_numpy(),
                     batch.column("step").to_numpy(),
                     batch.column("singular_values").offsets.to_numpy(),
                     batch.column("singular_values").values.to_numpy(zero_copy_only=False),
                 )
-                for batch in self._files.batches("measurements")
+                for batch in self._files.batches(table)
             ]
-        spectra: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = self._cache["spectra"]
+        spectra: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = self._cache[f"spectra {table}"]
         return spectra
 
     def summary(self) -> RunSummary:
@@ -253,7 +265,7 @@ def _frame(table: str, batches: list[pa.RecordBatch]) -> pd.DataFrame:
     heavy = [name for name in (CHECKSUM, "singular_values") if name in SCHEMAS[table].names]
     light = pa.Table.from_batches(batches, SCHEMAS[table]).drop_columns(heavy)
     frame: pd.DataFrame = light.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
-    return frame
+    return frame.astype({"since": "Int64"}) if table == "directions" else frame
 
 
 def _by_name(matrices: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -269,11 +281,17 @@ def buffer_ranks(matrices: pd.DataFrame, rule: RankRule) -> list[int]:
 
 
 def _finish_measurements(frame: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
-    """Names in place of numbers, the null rank beside every rank, sorted by step and model order."""
+    """Names in place of numbers, the null rank beside every rank."""
+    frame = _named(frame, matrices)
+    frame["null_rank"] = matrices["null_rank"].to_numpy()[frame["matrix"].cat.codes.to_numpy()]
+    for column in (*INTEGER_METRICS, "null_rank"):
+        frame[column] = frame[column].astype("Int32")
+    return frame
+
+
+def _named(frame: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
+    """Names in place of numbers, sorted by step and model order."""
     codes = frame["matrix"].to_numpy(dtype=np.int64)
     known = (codes >= 0) & (codes < len(matrices))
     frame = frame[known].assign(matrix=pd.Categorical.from_codes(codes[known], pd.Index(matrices.index)))
-    frame["null_rank"] = matrices["null_rank"].to_numpy()[codes[known]]
-    for column in (*INTEGER_METRICS, "null_rank"):
-        frame[column] = frame[column].astype("Int32")
     return frame.sort_values(["step", "matrix"], kind="stable", ignore_index=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from inrank_monitor.runs import TENSORBOARD_DIR, OtherWriterError, RunLog, SegmentTakenError, storable
 from inrank_monitor.sinks import EventFile, Measurements, Sink, SinkThreads, import_protocol
+from inrank_monitor.tracking.beside_columns import beside_columns, means
 from inrank_monitor.tracking.columns import metric_columns
 from inrank_monitor.tracking.once import Once
 from inrank_monitor.tracking.snapshot import Snapshot, one_event_a_kind
@@ -192,6 +193,7 @@ class Recorder:
             try:
                 if snapshot.places:  # what waits for the disk must not keep the snapshot itself alive
                     self._log.append("measurements", columns, partial(self.finished_steps.append, snapshot.step))
+                self._beside(snapshot)
             finally:
                 names = [matrix.name for matrix in self._matrices]
                 found = Measurements.of(snapshot.step, snapshot.time, columns, names, self._null_ranks)
@@ -206,6 +208,16 @@ class Recorder:
             raise
         finally:
             self.backlog -= 1
+
+    def _beside(self, snapshot: Snapshot) -> None:
+        """Write what was measured beside the updates, a batch a table."""
+        sides = {place: min(matrix.rows, matrix.cols) for place, matrix in enumerate(self._matrices)}
+        tables = beside_columns(snapshot, sides)
+        for table, columns in tables.items():
+            self._log.append(table, columns)
+        if tables:
+            rows = [(snapshot.step, snapshot.time, tag, value) for tag, value in means(tables).items()]
+            self._to_tensorboard(lambda file: file.add_scalars(rows))
 
     def _look_again(self) -> None:
         run = self._started
