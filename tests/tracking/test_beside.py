@@ -246,3 +246,30 @@ def test_attach_refuses_an_of_that_it_does_not_know(tmp_path: Path, wrong: Any) 
 def test_attach_refuses_directions_that_are_no_number(tmp_path: Path, wrong: Any) -> None:
     with pytest.raises(ValueError, match="directions must be True, False or an integer of at least 1"):
         start(tmp_path / "run", directions=wrong)
+
+
+def test_adapters_turn_and_their_base_has_no_row(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base = mlp(20, 24, 12)
+    model = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["0"], modules_to_save=["2"]))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    with attach(model, optimizer, tmp_path / "run", every=1, tensorboard=False, **BOTH):
+        for step in range(3):
+            optimizer.zero_grad()
+            inputs = torch.randn(16, 20, generator=torch.Generator().manual_seed(step))
+            (model(inputs) - 1).square().mean().backward()
+            optimizer.step()
+    run = open_run(tmp_path / "run")
+    adapter = next(name for name in run.matrices.index if "modules_to_save" not in name)
+    rows = run.directions[run.directions["matrix"] == adapter]
+    assert rows["left_overlap"].iloc[1:].notna().all()
+    assert rows["intruder_dimensions"].isna().all()
+    assert adapter not in set(run.weights["matrix"])
+    assert len(run.weights) > 0
+
+
+def test_a_model_of_adapters_alone_has_no_weight_to_measure(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(mlp(20, 24, 12), peft.LoraConfig(r=4, target_modules=["0", "2"]))
+    with pytest.raises(ValueError, match="of=.*held in factors"):
+        attach(model, None, tmp_path / "run", of=("update", "weight"))
