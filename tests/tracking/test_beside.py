@@ -271,5 +271,5 @@ def test_adapters_turn_and_their_base_has_no_row(tmp_path: Path) -> None:
 def test_a_model_of_adapters_alone_has_no_weight_to_measure(tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     model = peft.get_peft_model(mlp(20, 24, 12), peft.LoraConfig(r=4, target_modules=["0", "2"]))
-    with pytest.raises(ValueError, match="of=.*held in factors"):
+    with pytest.raises(ValueError, match=r"of=.*held in factors"):
         attach(model, None, tmp_path / "run", of=("update", "weight"))
