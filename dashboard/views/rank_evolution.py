@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import pandas as pd
 import streamlit as st
 
 from inrank_monitor.figures import column_title, rank_evolution, representative
 from inrank_monitor.matrices.roles import matrix_groups
+from inrank_monitor.runs import DIRECTION_METRICS, WEIGHT_METRICS, RunState
 from views.choices import URL, choose_matrices, log_steps_switch
 from views.page import Page, caption, explain, show_figure
 
 MOST_LINES = 120
 _COLUMNS = ("intrinsic_rank", "running_rank", "layer_rank", "stable_rank", "effective_rank", "relative_norm")
+_OF_WEIGHTS = tuple(f"weight_{name}" for name in WEIGHT_METRICS)
+_OF_DIRECTIONS = (*DIRECTION_METRICS, "intruder_dimensions")
 _LAYER_LOOK = (
     "The rank that each low-rank layer trains with, a triangle where it was made to grow. Dashed: the rank at which "
     "the same rule comes to rest on noise (the null rank)."
@@ -20,6 +24,11 @@ _LAYER_LOOK = (
 _LAYER_CONCLUSION = (
     "A line that ends far below its dashes was stopped by what the layer learns; one that reaches them would have "
     "grown as far untrained."
+)
+_BESIDE_LOOK = "A line a matrix: numbers of W itself, or of how the leading directions of ΔW lie and turn."
+_BESIDE_CONCLUSION = (
+    "Overlaps near 1 and small angles: the same directions go on. An overlap of k directions with random ones of n is "
+    "k / n on average."
 )
 _GROUPS = {"kind": "role", "block": "block", "matrix": None}
 
@@ -39,7 +48,7 @@ def choose(page: Page) -> Choice:
     matrices = choose_matrices(page.state)
     left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
     with left:
-        column = st.selectbox("Quantity", _COLUMNS, format_func=column_title, key="quantity", **URL)
+        column = st.selectbox("Quantity", _columns(page.state), format_func=column_title, key="quantity", **URL)
     with middle:
         group = st.radio("Colour by", list(_GROUPS), horizontal=True, key="group", **URL)
     with right:
@@ -47,15 +56,33 @@ def choose(page: Page) -> Choice:
     with lines:
         if column == "layer_rank":
             explain(_LAYER_LOOK, _LAYER_CONCLUSION)
-        else:
+        elif column in _COLUMNS:
             caption("rank_evolution")
+        else:
+            explain(_BESIDE_LOOK, _BESIDE_CONCLUSION)
     return Choice(column, group, matrices, log_steps)
+
+
+def _columns(state: RunState) -> tuple[str, ...]:
+    """What this run has: W's own numbers and the directions only where they were asked for."""
+    return (
+        *_COLUMNS,
+        *(_OF_WEIGHTS if len(state.weights) else ()),
+        *(_OF_DIRECTIONS if len(state.directions) else ()),
+    )
+
+
+def _table(state: RunState, column: str) -> pd.DataFrame:
+    """The table that has the column."""
+    if column in _OF_WEIGHTS:
+        return state.weights.rename(columns={name: f"weight_{name}" for name in WEIGHT_METRICS})
+    return state.directions if column in _OF_DIRECTIONS else state.measurements
 
 
 def show(page: Page, choice: Choice) -> None:
     """The lines, with growth events of the active mode."""
     state = page.state
-    measured = state.measurements
+    measured = _table(state, choice.column)
     here = set(measured["matrix"].astype(str).unique())
     names = [name for name in choice.matrices if name in here]
     shown = representative(names, MOST_LINES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import streamlit as st
 
@@ -13,12 +13,14 @@ from views.page import Page, caption, code, show_figure
 from views.summary import matrix_table
 
 MOST_PANELS = 8
+_OF: dict[Literal["update", "weight"], str] = {"update": "the update ΔW", "weight": "the weight W"}
 
 
 class Choice(NamedTuple):
     """Matrices and look."""
 
     matrices: list[str]
+    of: Literal["update", "weight"]
     count: int
     log: bool
     log_steps: bool
@@ -30,6 +32,9 @@ def choose(page: Page) -> Choice:
     names = [str(name) for name in page.state.matrices.index]
     take_names("matrices", names, several=True)
     labels = short_names(names, 60)
+    of: Literal["update", "weight"] = "update"
+    if any(len(run.tables(page.rule).weights) for run in page.runs.values()):
+        of = st.radio("Spectrum of", _OF, format_func=_OF.__getitem__, horizontal=True, key="of", **URL)
     left, middle, right = st.columns([3, 1, 1], vertical_alignment="bottom")
     with left:
         matrices = st.multiselect(
@@ -46,7 +51,7 @@ def choose(page: Page) -> Choice:
     with right:
         log = st.toggle("Log σ", key="log", **URL)
         log_steps = log_steps_switch()
-    return Choice(matrices, int(count), log, log_steps)
+    return Choice(matrices, of, int(count), log, log_steps)
 
 
 def show(page: Page, choice: Choice) -> None:
@@ -68,7 +73,7 @@ def show(page: Page, choice: Choice) -> None:
 
 
 def _panel(page: Page, name: str, matrix: str, choice: Choice) -> None:
-    values = page.runs[name].singular_values(matrix)
+    values = page.runs[name].singular_values(matrix, choice.of)
     st.markdown(code(matrix) + (f" in {code(name)}" if len(page.runs) > 1 else ""))
     figure = spectrum_evolution(values, count=choice.count, log=choice.log, log_steps=choice.log_steps)
     show_figure(figure, f"spectrum {name} {matrix}", f"Singular values of {matrix} in {name} over {len(values)} steps")

@@ -16,6 +16,10 @@ _KINDS = {
     "non_finite": ("not finite", "x", CATEGORIES[1]),
     "error": ("error", "x", CATEGORIES[1]),
     "snapshot_skipped": ("snapshot left out", "diamond-open", CATEGORIES[4]),
+    "stopped_moving": ("stopped moving", "square-open", CATEGORIES[4]),
+    "rank_collapsed": ("rank collapsed", "triangle-down", CATEGORIES[1]),
+    "norm_exploded": ("norm exploded", "star", CATEGORIES[1]),
+    "spike": ("one direction takes over", "star-triangle-up", CATEGORIES[3]),
     "resumed": ("resumed", "circle-open", CATEGORIES[5]),
 }
 

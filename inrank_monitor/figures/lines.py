@@ -41,7 +41,6 @@ def add_matrix_lines(
         colour, alpha, marker, group = looks[name]
         values = numbers(rows[column])
         kept = thin(values, limit)
-        null = numbers(rows["null_rank"])[kept]
         figure.add_scatter(
             x=rows["step"].to_numpy()[kept],
             y=values[kept],
@@ -52,7 +51,7 @@ def add_matrix_lines(
             legendgroup=plotly_text(group),
             showlegend=groups is None,
             meta=[plotly_text(name)],
-            customdata=null.astype(np.float32) if column in RANK_COLUMNS else None,
+            customdata=numbers(rows["null_rank"])[kept].astype(np.float32) if column in RANK_COLUMNS else None,
             hovertemplate=_hover(column),
         )
     if groups is not None:

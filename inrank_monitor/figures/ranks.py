@@ -43,7 +43,7 @@ def rank_evolution(
     stay.
 
     Args:
-        measurements: `run.measurements`, or some rows of it.
+        measurements: `run.measurements`, or some rows of it; `run.weights` and `run.directions` too.
         column: any numeric column of it.
         matrices: names to draw, also as tables print them, or globs. Default: all that are in the table.
         events: `run.events`; its `rank_grown` rows become triangles on the lines.

@@ -27,12 +27,26 @@ COLUMN_TITLES = {
     "nuclear_norm": "nuclear norm Σσ",
     "relative_norm": "‖ΔW‖ / ‖W0‖",
     "error_bound": "bound on the error of each σ",
+    "condition": "condition number σ₁ / σ_q",
+    "tail_exponent": "exponent α of the tail of σ²",
+    "weight_spectral_norm": "spectral norm ‖W‖₂",
+    "weight_frobenius_norm": "Frobenius norm ‖W‖",
+    "weight_stable_rank": "stable rank of W",
+    "weight_condition": "condition number of W",
+    "weight_tail_exponent": "exponent α of W's tail of σ²",
+    "left_overlap": "overlap with the snapshot before, outputs",
+    "right_overlap": "overlap with the snapshot before, inputs",
+    "left_angle": "largest angle turned, outputs (degrees)",
+    "right_angle": "largest angle turned, inputs (degrees)",
+    "left_initial_overlap": "overlap with W0's leading directions, outputs",
+    "right_initial_overlap": "overlap with W0's leading directions, inputs",
+    "intruder_dimensions": "intruder dimensions of W",
 }
 
 
 def is_held(column: str) -> bool:
     """Whether a value holds until the next measurement, as a rank does: its line is a staircase."""
-    return column in (*RANK_COLUMNS, "capacity")
+    return column in (*RANK_COLUMNS, "capacity", "intruder_dimensions")
 
 
 def column_title(column: str) -> str:

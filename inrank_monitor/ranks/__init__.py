@@ -15,10 +15,14 @@ from inrank_monitor.ranks.metrics import (
 )
 from inrank_monitor.ranks.null_model import Kind, null_rank, null_singular_values, untrained_growth
 from inrank_monitor.ranks.rule import RankRule
+from inrank_monitor.ranks.tail import tail_exponent
+from inrank_monitor.ranks.watches import WATCHES, History
 
 __all__ = [
     "DEFINITIONS",
+    "WATCHES",
     "Definition",
+    "History",
     "Kind",
     "RankRule",
     "buffer_rank_text",
@@ -31,6 +35,7 @@ __all__ = [
     "next_rank",
     "null_rank",
     "null_singular_values",
+    "tail_exponent",
     "too_large_text",
     "untrained_growth",
 ]

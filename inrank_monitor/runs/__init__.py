@@ -12,12 +12,14 @@ from inrank_monitor.runs.append_file import AppendFile
 from inrank_monitor.runs.claim import WRITER_FILE, Claim, OtherWriterError, SegmentTakenError
 from inrank_monitor.runs.lock import LOCK_FILE, Lock, is_locked
 from inrank_monitor.runs.log import (
+    DIRECTION_METRICS,
     FLOAT_METRICS,
     INTEGER_METRICS,
     RUN_FILE,
     SCHEMA_VERSION,
     SCHEMAS,
     TENSORBOARD_DIR,
+    WEIGHT_METRICS,
     WEIGHTS_FILE,
     RunLog,
     existing_segments,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from inrank_monitor.runs.folder import RunFolder, list_runs
     from inrank_monitor.runs.peak import peak_ranks
     from inrank_monitor.runs.recomputation import logged_rule, recompute
-    from inrank_monitor.runs.run import Run, open_run
+    from inrank_monitor.runs.run import Run, open_run, snapshot_table
     from inrank_monitor.runs.shared_run import RunState, SharedRun
     from inrank_monitor.runs.summary import RunSummary
 
@@ -51,8 +53,10 @@ _READING = {
     "open_run": "run",
     "peak_ranks": "peak",
     "recompute": "recomputation",
+    "snapshot_table": "run",
 }
 __all__ = [
+    "DIRECTION_METRICS",
     "FLOAT_METRICS",
     "INTEGER_METRICS",
     "LOCK_FILE",
@@ -61,6 +65,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "TENSORBOARD_DIR",
     "WEIGHTS_FILE",
+    "WEIGHT_METRICS",
     "WRITER_FILE",
     "AppendFile",
     "Claim",
@@ -88,6 +93,7 @@ __all__ = [
     "read_info",
     "recompute",
     "segment_path",
+    "snapshot_table",
     "storable",
     "write_json",
 ]

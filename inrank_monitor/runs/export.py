@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def export_run(run: Run, directory: Path, file_format: Literal["csv", "parquet"]) -> Iterator[Path]:
-    """Write matrices, measurements, scalars, events and singular values; yields each file once it is written.
+    """Write every table and the singular values; yields each file once it is written.
 
     Singular values are one row a matrix and step: columns 1..q in CSV (as many as the widest matrix has), one list
     column in Parquet.
@@ -34,6 +34,7 @@ def export_run(run: Run, directory: Path, file_format: Literal["csv", "parquet"]
         "scalars": run.scalars,
         "events": run.events,
     }
+    tables |= {name: table for name in ("weights", "directions") if len(table := getattr(run, name))}
     for name, table in tables.items():
         path = directory / f"{name}.{file_format}"
         if file_format == "csv":

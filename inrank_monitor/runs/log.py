@@ -44,6 +44,17 @@ FLOAT_METRICS = (
 )
 
 
+WEIGHT_METRICS = ("spectral_norm", "frobenius_norm", "stable_rank", "condition", "tail_exponent")
+DIRECTION_METRICS = (
+    "left_overlap",
+    "right_overlap",
+    "left_angle",
+    "right_angle",
+    "left_initial_overlap",
+    "right_initial_overlap",
+)
+
+
 def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
     return pa.schema([("step", pa.int64()), ("time", pa.float64()), *fields, (CHECKSUM, pa.uint32())])
 
@@ -54,6 +65,17 @@ SCHEMAS: dict[str, pa.Schema] = {
         *((name, pa.int32()) for name in INTEGER_METRICS),
         *((name, pa.float64()) for name in FLOAT_METRICS),
         ("singular_values", pa.list_(pa.float32())),
+    ),
+    "weights": _schema(
+        ("matrix", pa.int32()),
+        *((name, pa.float64()) for name in WEIGHT_METRICS),
+        ("singular_values", pa.list_(pa.float32())),
+    ),
+    "directions": _schema(
+        ("matrix", pa.int32()),
+        ("since", pa.int64()),
+        *((name, pa.float64()) for name in DIRECTION_METRICS),
+        ("intruder_dimensions", pa.int32()),
     ),
     "scalars": _schema(("name", pa.string()), ("value", pa.float64())),
     "events": _schema(("kind", pa.string()), ("matrix", pa.string()), ("message", pa.string())),

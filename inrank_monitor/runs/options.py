@@ -42,17 +42,26 @@ class RunOptions:
     initial_weights: InitialWeightsPlace = "disk"
     tensorboard: bool = True
     strict: bool = False
+    of: str | Sequence[str] = ("update",)
+    directions: bool | int | None = None
 
     def __post_init__(self) -> None:
         if self.initial_weights not in ("disk", "memory", "device", "checkpoint"):
             raise ValueError(f"initial_weights must be 'disk', 'memory' or 'device', got {self.initial_weights!r}")
         self.rule  # noqa: B018 - checks its three
         check_leading(self.leading, self.density)
+        object.__setattr__(self, "of", check_of(self.of))
+        object.__setattr__(self, "directions", check_directions(self.directions))
 
     @property
     def rule(self) -> RankRule:
         """How ranks are drawn."""
         return RankRule(self.threshold, self.buffer_rank, self.definition)
+
+    @property
+    def asks_beside(self) -> bool:
+        """Whether anything is measured beside the spectra of updates."""
+        return "weight" in self.of or self.directions is not None
 
     @property
     def stored(self) -> int | None:
@@ -96,6 +105,33 @@ class RunOptions:
 def _plain(parts: Mapping[str, Any] | None) -> Any:
     """As JSON has it, in which tuples are lists; nothing given and nothing in it are the same."""
     return json.loads(json.dumps(parts)) if parts else None
+
+
+def check_of(of: Any) -> tuple[str, ...]:
+    """As a tuple, `("update",)` or `("update", "weight")`.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    given = (of,) if isinstance(of, str) else tuple(of) if isinstance(of, Sequence) else ()
+    if "update" not in given or set(given) - {"update", "weight"}:
+        raise ValueError(f"of must be 'update' or ('update', 'weight'), got {of!r}")
+    return ("update", "weight") if "weight" in given else ("update",)
+
+
+def check_directions(directions: Any) -> int | None:
+    """How many leading directions; 16 for True, None for none.
+
+    Raises:
+        ValueError: no number of at least 1.
+    """
+    if directions is None or directions is False:
+        return None
+    if directions is True:
+        return 16
+    if not isinstance(directions, int) or directions < 1:
+        raise ValueError(f"directions must be True, False or an integer of at least 1, got {directions!r}")
+    return directions
 
 
 def check_leading(leading: int | None, density: bool = False) -> None:

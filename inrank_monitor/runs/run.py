@@ -5,8 +5,9 @@ It keeps what it has: `refresh` reads only what was appended since.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from inrank_monitor.console import html_rows, never_raises
 from inrank_monitor.naming import find_name
 from inrank_monitor.ranks import Definition, RankRule, buffer_rank_text
 from inrank_monitor.runs.curve import too_few_points
-from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS
+from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS, make_batch
 from inrank_monitor.runs.log_files import LogFiles, Status
 from inrank_monitor.runs.options import RunOptions
 from inrank_monitor.runs.paths import local_path
@@ -140,8 +141,7 @@ class Run:
         Columns: parameter, part, kind, rows, cols, buffer_rank, null_rank, initial_norm.
         """
         if "matrices" not in self._cache:
-            table = pd.DataFrame(self.info["matrices"]).set_index("name")
-            table.index.name = "matrix"
+            table = _by_name(self.info["matrices"])
             table["buffer_rank"] = buffer_ranks(table, self.options.rule)
             self._cache["matrices"] = table
         matrices: pd.DataFrame = self._cache["matrices"]
@@ -154,10 +154,9 @@ class Run:
 
     def _table(self, table: str) -> pd.DataFrame:
         if table not in self._cache:
-            heavy = [CHECKSUM, "singular_values"] if table == "measurements" else [CHECKSUM]
-            light = pa.Table.from_batches(self._files.batches(table), SCHEMAS[table]).drop_columns(heavy)
-            frame = light.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
-            self._cache[table] = _finish_measurements(frame, self.matrices) if table == "measurements" else frame
+            frame = _frame(table, self._files.batches(table))
+            finish = {"measurements": _finish_measurements, "weights": _named, "directions": _named}.get(table)
+            self._cache[table] = finish(frame, self.matrices) if finish else frame
         frame_: pd.DataFrame = self._cache[table]
         return frame_
 
@@ -165,6 +164,16 @@ class Run:
     def measurements(self) -> pd.DataFrame:
         """One row a matrix and step: step, time, matrix, the metrics, null_rank. Do not change it in place."""
         return self._table("measurements")
+
+    @property
+    def weights(self) -> pd.DataFrame:
+        """Of W_t itself, where `attach(of=)` asked for it: step, time, matrix, norms, condition, tail exponent."""
+        return self._table("weights")
+
+    @property
+    def directions(self) -> pd.DataFrame:
+        """How ΔW's leading directions turned, where `attach(directions=)` asked for it: overlaps, angles, intruders."""
+        return self._table("directions")
 
     @property
     def scalars(self) -> pd.DataFrame:
@@ -201,13 +210,14 @@ class Run:
         except LookupError as error:
             raise KeyError(f"{error} (in {self.path})") from None
 
-    def singular_values(self, name: str) -> pd.DataFrame:
+    def singular_values(self, name: str, of: Literal["update", "weight"] = "update") -> pd.DataFrame:
         """Spectra of one matrix: index step, columns 1..q, descending; NaN where the update was not finite.
 
         The table's `attrs` hold the matrix's buffer_rank, which figures take where none is given.
 
         Args:
             name: of the matrix, as `matrix` takes it.
+            of: the update ΔW, or `"weight"`: W_t itself, where it was measured.
 
         Raises:
             KeyError: as `matrix`.
@@ -215,7 +225,7 @@ class Run:
         name = self.matrix(name)
         code = int(self.matrices.index.get_indexer(pd.Index([name]))[0])
         steps, rows = [], []
-        for codes, batch_steps, offsets, values in self.spectra():
+        for codes, batch_steps, offsets, values in self.spectra("weights" if of == "weight" else "measurements"):
             places = [code] if code < len(codes) and codes[code] == code else np.flatnonzero(codes == code)
             for place in places:
                 steps.append(batch_steps[place])
@@ -229,27 +239,51 @@ class Run:
         found.attrs["buffer_rank"] = int(self.matrices["buffer_rank"].iloc[code])
         return found
 
-    def spectra(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    def spectra(self, table: str = "measurements") -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """All that was measured, batch by batch, as views: places of the matrices, steps, offsets, values.
 
         The singular values of a batch's row i are values[offsets[i] : offsets[i + 1]].
         """
-        if "spectra" not in self._cache:
-            self._cache["spectra"] = [
+        if f"spectra {table}" not in self._cache:
+            self._cache[f"spectra {table}"] = [
                 (
                     batch.column("matrix").to_numpy(),
                     batch.column("step").to_numpy(),
                     batch.column("singular_values").offsets.to_numpy(),
                     batch.column("singular_values").values.to_numpy(zero_copy_only=False),
                 )
-                for batch in self._files.batches("measurements")
+                for batch in self._files.batches(table)
             ]
-        spectra: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = self._cache["spectra"]
+        spectra: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = self._cache[f"spectra {table}"]
         return spectra
 
     def summary(self) -> RunSummary:
         """The run in one line."""
         return summarise(self)
+
+
+def snapshot_table(columns: Mapping[str, Any], matrices: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One snapshot's rows of `Run.measurements`, before they are on disk.
+
+    Args:
+        columns: of its record batch.
+        matrices: as run.json describes them.
+    """
+    return _finish_measurements(_frame("measurements", [make_batch("measurements", columns)]), _by_name(matrices))
+
+
+def _frame(table: str, batches: list[pa.RecordBatch]) -> pd.DataFrame:
+    """Without checksums and spectra."""
+    heavy = [name for name in (CHECKSUM, "singular_values") if name in SCHEMAS[table].names]
+    light = pa.Table.from_batches(batches, SCHEMAS[table]).drop_columns(heavy)
+    frame: pd.DataFrame = light.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+    return frame.astype({"since": "Int64"}) if table == "directions" else frame
+
+
+def _by_name(matrices: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(matrices).set_index("name")
+    table.index.name = "matrix"
+    return table
 
 
 def buffer_ranks(matrices: pd.DataFrame, rule: RankRule) -> list[int]:
@@ -259,11 +293,17 @@ def buffer_ranks(matrices: pd.DataFrame, rule: RankRule) -> list[int]:
 
 
 def _finish_measurements(frame: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
-    """Names in place of numbers, the null rank beside every rank, sorted by step and model order."""
+    """Names in place of numbers, the null rank beside every rank."""
+    frame = _named(frame, matrices)
+    frame["null_rank"] = matrices["null_rank"].to_numpy()[frame["matrix"].cat.codes.to_numpy()]
+    for column in (*INTEGER_METRICS, "null_rank"):
+        frame[column] = frame[column].astype("Int32")
+    return frame
+
+
+def _named(frame: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
+    """Names in place of numbers, sorted by step and model order."""
     codes = frame["matrix"].to_numpy(dtype=np.int64)
     known = (codes >= 0) & (codes < len(matrices))
     frame = frame[known].assign(matrix=pd.Categorical.from_codes(codes[known], pd.Index(matrices.index)))
-    frame["null_rank"] = matrices["null_rank"].to_numpy()[codes[known]]
-    for column in (*INTEGER_METRICS, "null_rank"):
-        frame[column] = frame[column].astype("Int32")
     return frame.sort_values(["step", "matrix"], kind="stable", ignore_index=True)

@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -47,6 +48,8 @@ class RunState:
     matrices: pd.DataFrame
     coverage: pd.DataFrame
     measurements: pd.DataFrame
+    weights: pd.DataFrame
+    directions: pd.DataFrame
     scalars: pd.DataFrame
     events: pd.DataFrame
     loss_ranks: pd.DataFrame
@@ -79,7 +82,7 @@ class SharedRun:
         self._run: Run = open_run(path)
         self._recomputed: OrderedDict[RankRule, Recomputation] = OrderedDict()
         self._tables: dict[RankRule, RunState] = {}
-        self._spectra: OrderedDict[str, pd.DataFrame] = OrderedDict()
+        self._spectra: OrderedDict[tuple[str, str], pd.DataFrame] = OrderedDict()
         self._version = 0
         self._problem: str | None = None
         self._looked = time.monotonic()
@@ -159,6 +162,8 @@ class SharedRun:
             matrices=matrices,
             coverage=run.coverage,
             measurements=self._recomputed[rule].table(),
+            weights=run.weights,
+            directions=run.directions,
             scalars=run.scalars,
             events=run.events,
             loss_ranks=run.loss_ranks,
@@ -168,19 +173,19 @@ class SharedRun:
             too_few_points=too_few_points(self.status, run.options, run.measurements, run.scalars),
         )
 
-    def singular_values(self, name: str) -> pd.DataFrame:
+    def singular_values(self, name: str, of: Literal["update", "weight"] = "update") -> pd.DataFrame:
         """Spectra of one matrix; see `Run.singular_values`.
 
         Raises:
             KeyError: there is no such matrix.
         """
         with self._lock:
-            if name not in self._spectra:
-                self._spectra[name] = self._run.singular_values(name)
-            self._spectra.move_to_end(name)
+            if (name, of) not in self._spectra:
+                self._spectra[name, of] = self._run.singular_values(name, of)
+            self._spectra.move_to_end((name, of))
             while len(self._spectra) > _SPECTRA_KEPT:
                 self._spectra.popitem(last=False)
-            return self._spectra[name]
+            return self._spectra[name, of]
 
     def summary(self) -> RunSummary:
         """The run in one line."""

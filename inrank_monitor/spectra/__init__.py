@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from inrank_monitor.spectra.directions import (
+    Subspaces,
+    Turn,
+    leading_directions,
+    leading_directions_of_product,
+    turn,
+)
 from inrank_monitor.spectra.estimated import estimated_spectrum
 from inrank_monitor.spectra.leading import LeadingSubspace, is_large_part, leading_singular_values
 from inrank_monitor.spectra.method import SpectrumMethod
@@ -23,11 +30,15 @@ __all__ = [
     "Spectrum",
     "SpectrumMethod",
     "SpectrumPool",
+    "Subspaces",
+    "Turn",
     "columns_at_a_time",
     "estimated_spectrum",
     "float64",
     "gram_matrix",
     "is_large_part",
+    "leading_directions",
+    "leading_directions_of_product",
     "leading_singular_values",
     "not_finite",
     "scratch",
@@ -35,4 +46,5 @@ __all__ = [
     "singular_values",
     "singular_values_of_gram",
     "singular_values_of_product",
+    "turn",
 ]

@@ -16,11 +16,13 @@ from inrank_monitor.matrices import Keep, Matrix, Parts, unwrap
 from inrank_monitor.ranks import Definition
 from inrank_monitor.runs import RunOptions, local_path
 from inrank_monitor.sinks import Sink, check_sinks, connect_sinks
+from inrank_monitor.tracking.beside import check_beside
 from inrank_monitor.tracking.joining import as_in_run
 from inrank_monitor.tracking.optimizers import own_steps, unwrap_optimizer
 from inrank_monitor.tracking.pace import now
 from inrank_monitor.tracking.run_start import Resumption, RunStart, start_run
 from inrank_monitor.tracking.schedule import Schedule, make_schedule
+from inrank_monitor.tracking.snapshot_calls import OnSnapshot, check_on_snapshot
 from inrank_monitor.tracking.tracker import SpectrumTracker
 from inrank_monitor.tracking.watched import Watched
 
@@ -51,6 +53,9 @@ def attach(
     strict: bool = False,
     distributed: bool | None = None,
     sinks: Sequence[Sink] = (),
+    on_snapshot: OnSnapshot | None = None,
+    of: str | Sequence[str] = "update",
+    directions: bool | int = False,
 ) -> SpectrumTracker:
     """Watch the spectra of ΔW = W_t − W0 of every weight matrix; W0 is the weights as they are now.
 
@@ -88,6 +93,11 @@ def attach(
         distributed: None: where torch.distributed runs several processes, all of them call `attach`, one run is
             written, and the spectra are shared out among them. False: this process watches alone.
         sinks: other loggers that get the measurements too; see `inrank_monitor.sinks`.
+        on_snapshot: a function that gets each snapshot's rows of `run.measurements`, in the loop's thread, before the
+            step's `optimizer.step()` returns. The loop waits until they are drawn; on the main process alone.
+        of: `("update", "weight")` measures the spectrum of W_t itself too, into `run.weights`; about as dear again.
+        directions: log how far this many leading directions of ΔW turned, how they lie to those of W0, and the intruder
+            dimensions of W_t, into `run.directions`; True: 16. Several times as dear as the spectra.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.
@@ -119,8 +129,11 @@ def attach(
         initial_weights=initial_weights,
         tensorboard=tensorboard,
         strict=strict,
+        of=of,
+        directions=directions,
     )
     sinks = check_sinks(sinks)
+    check_on_snapshot(on_snapshot)
     chosen = make_schedule(every, schedule, max_overhead)
     for module in gathering_modules(model):
         module.reshard()
@@ -133,12 +146,14 @@ def attach(
             watched, late = as_in_run(path, watched, options)
         processes.on_main(lambda: connect_sinks(sinks, [matrix.name for matrix in watched.matrices]))
         share = share_out(model, watched.matrices, processes)
+        asked = {"of": options.of, "directions": options.directions}
+        check_beside(asked, processes.agree(not share.sharded) is False, watched.matrices)
         start = RunStart(path, watched, options, share)
         started, measuring = start_run(start, Resumption(resume, own_steps(optimizers[-1]) if optimizers else None))
     except BaseException:
         processes.close()
         raise
-    tracker = SpectrumTracker(started, measuring, chosen, sinks, began)
+    tracker = SpectrumTracker(started, measuring, chosen, sinks, began, on_snapshot)
     tracker.count_steps_of(optimizers)
     if late:
         tracker.take_in(late)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from inrank_monitor.distributed import Share
 from inrank_monitor.matrices import InitialWeights, Matrix, no_weights
 from inrank_monitor.spectra import SpectrumMethod, SpectrumPool
 from inrank_monitor.tracking.structure import Structure
+
+if TYPE_CHECKING:
+    from inrank_monitor.tracking.beside import Beside
 
 
 @dataclass
@@ -22,6 +26,7 @@ class Measuring:
         method: how a spectrum is taken.
         pool: its workers.
         structure: of the live model; None where checkpoints are measured.
+        beside: what is measured beside the spectra of updates; None: nothing.
     """
 
     matrices: Sequence[Matrix]
@@ -30,6 +35,7 @@ class Measuring:
     method: SpectrumMethod
     pool: SpectrumPool
     structure: Structure | None = None
+    beside: Beside | None = None
 
     def gone(self) -> dict[str, str]:
         """Why matrices are no longer in the model, by the names of those that are not."""
@@ -39,3 +45,4 @@ class Measuring:
         """Let go of the model and of W0."""
         self.pool.close()
         self.matrices, self.share, self.initial, self.structure = (), Share([], {}), no_weights(), None
+        self.beside = None

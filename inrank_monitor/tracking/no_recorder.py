@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inrank_monitor.tracking.recorder import ScalarRow
+    from inrank_monitor.tracking.recorder import Drawn, ScalarRow
     from inrank_monitor.tracking.snapshot import Snapshot
 
 
@@ -20,8 +20,9 @@ class NoRecorder:
         self.failure: BaseException | None = None
         self.seconds, self.backlog = 0.0, 0
 
-    def snapshot(self, snapshot: Snapshot) -> None:
+    def snapshot(self, snapshot: Snapshot) -> Drawn | None:
         """Nothing."""
+        return None
 
     def look_again(self) -> None:
         """Nothing."""

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -21,13 +22,16 @@ from torch import Tensor
 
 from inrank_monitor.runs import TENSORBOARD_DIR, OtherWriterError, RunLog, SegmentTakenError, storable
 from inrank_monitor.sinks import EventFile, Measurements, Sink, SinkThreads, import_protocol
+from inrank_monitor.tracking.beside_columns import beside_columns, means
 from inrank_monitor.tracking.columns import metric_columns
 from inrank_monitor.tracking.once import Once
-from inrank_monitor.tracking.snapshot import Snapshot
+from inrank_monitor.tracking.snapshot import Snapshot, one_event_a_kind
 from inrank_monitor.tracking.started_run import StartedRun
+from inrank_monitor.tracking.watching import Watches
 
 logger = logging.getLogger("inrank_monitor")
 ScalarRow = tuple[int, float, str, "float | Tensor"]
+Drawn = Future[dict[str, Any]]
 
 
 class Recorder:
@@ -42,6 +46,7 @@ class Recorder:
         self.process = os.getpid()
         self._started, self._matrices = started, started.watched.matrices
         self._norms, self._null_ranks = started.norms, started.null_ranks
+        self._watches = Watches(self._matrices, self._norms)
         self._log = RunLog(started.directory, started.segment, claim=started.claim)
         self._event_file: EventFile | None = None
         self._tensorboard = started.options.tensorboard
@@ -63,10 +68,12 @@ class Recorder:
         """Processor time of the recorder's thread and of the sinks'."""
         return self._seconds + self._sinks.seconds
 
-    def snapshot(self, snapshot: Snapshot) -> None:
-        """Draw the metrics of a snapshot and write them."""
+    def snapshot(self, snapshot: Snapshot) -> Drawn:
+        """Draw the metrics of a snapshot and write them; the columns of its rows, once they are drawn."""
         self.backlog += 1
-        self._jobs.put(lambda: self._snapshot(snapshot))
+        drawn = Drawn()
+        self._jobs.put(lambda: self._snapshot(snapshot, drawn))
+        return drawn
 
     def look_again(self) -> None:
         """The run watches other matrices than it did, or their W0 is another."""
@@ -181,28 +188,46 @@ class Recorder:
         notes, self._notes = self._notes, []
         self._events(self._step, time.time(), notes)
 
-    def _snapshot(self, snapshot: Snapshot) -> None:
+    def _snapshot(self, snapshot: Snapshot, drawn: Drawn) -> None:
         self._step = snapshot.step
         try:
             run = self._started
             columns = metric_columns(snapshot, self._matrices, self._norms, run.options, run.running)
+            drawn.set_result(columns)
             try:
                 if snapshot.places:  # what waits for the disk must not keep the snapshot itself alive
                     self._log.append("measurements", columns, partial(self.finished_steps.append, snapshot.step))
+                self._beside(snapshot)
             finally:
                 names = [matrix.name for matrix in self._matrices]
                 found = Measurements.of(snapshot.step, snapshot.time, columns, names, self._null_ranks)
                 if found.names:
                     self._sinks.write(found)
-                self._events(snapshot.step, snapshot.time, snapshot.events())
+                alarms = self._watches.look(snapshot, columns)
+                self._events(snapshot.step, snapshot.time, [*snapshot.events(), *one_event_a_kind(alarms)])
                 self._to_tensorboard(lambda file: file.add_measurements(found))
+        except Exception as error:
+            if not drawn.done():
+                drawn.set_exception(error)
+            raise
         finally:
             self.backlog -= 1
+
+    def _beside(self, snapshot: Snapshot) -> None:
+        """Write what was measured beside the updates, a batch a table."""
+        sides = {place: min(matrix.rows, matrix.cols) for place, matrix in enumerate(self._matrices)}
+        tables = beside_columns(snapshot, sides)
+        for table, columns in tables.items():
+            self._log.append(table, columns)
+        if tables:
+            rows = [(snapshot.step, snapshot.time, tag, value) for tag, value in means(tables).items()]
+            self._to_tensorboard(lambda file: file.add_scalars(rows))
 
     def _look_again(self) -> None:
         run = self._started
         self._matrices, self._norms, self._null_ranks = run.watched.matrices, run.norms, run.null_ranks
         run.running = np.append(run.running, np.zeros(len(self._matrices) - len(run.running), dtype=run.running.dtype))
+        self._watches = Watches(self._matrices, self._norms)
         if self._event_file is not None:
             self._event_file.names = [matrix.name for matrix in self._matrices]
 

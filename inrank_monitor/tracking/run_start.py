@@ -16,6 +16,7 @@ from inrank_monitor.distributed import Processes, Share, squared_norms
 from inrank_monitor.matrices import InitialWeights, Matrix, initial_weights, load_later, local, no_weights
 from inrank_monitor.runs import WEIGHTS_FILE, Lock, RunOptions
 from inrank_monitor.spectra import SpectrumMethod, SpectrumPool
+from inrank_monitor.tracking.beside import Beside
 from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.started_run import StartedRun, add_segment, check_same, first_info, open_directory
 from inrank_monitor.tracking.structure import Structure
@@ -92,12 +93,18 @@ def start_run(start: RunStart, resumption: Resumption) -> tuple[StartedRun, Meas
     method = SpectrumMethod(start.options.leading, start.options.density)
     model = start.watched.model
     structure = None if model is None else Structure(model)
-    return started, Measuring(start.watched.matrices, start.share, initial, method, SpectrumPool(), structure)
+    measuring = Measuring(start.watched.matrices, start.share, initial, method, SpectrumPool(), structure)
+    if start.options.asks_beside:
+        of_weights = SpectrumMethod(start.options.leading, start.options.density)
+        measuring.beside = Beside("weight" in start.options.of, start.options.directions, of_weights)
+    return started, measuring
 
 
 def begin_anew(started: StartedRun, measuring: Measuring) -> None:
     """Take the weights as they are now for W0, of a run that has measured nothing yet. Called on every process."""
     measuring.initial = no_weights()  # lets go of the file
+    if measuring.beside is not None:
+        measuring.beside.begin_anew()
     start = RunStart(started.directory, started.watched, started.options, measuring.share)
     measuring.initial, norms, where = _take_weights(start)
     for entry, norm in zip(started.info["matrices"], norms, strict=True):

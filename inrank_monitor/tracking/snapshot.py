@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from inrank_monitor.matrices import Adapter, Matrix
 from inrank_monitor.spectra import Spectrum
+from inrank_monitor.tracking.beside import Directions, measure_directions, measure_weights
 from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.update_spectra import Problem, measure_shards, measure_whole, read_values
 
@@ -30,6 +31,8 @@ class Snapshot:
         problems: what could not be measured.
         failed: the matrices of which this process could not give its part.
         notices: what happened to adapters: merged, switched, disabled.
+        weights: spectra of W_t by place, where they were asked for.
+        directions: of the updates by place, likewise.
     """
 
     step: int
@@ -40,18 +43,25 @@ class Snapshot:
     problems: list[Problem] = field(default_factory=list)
     notices: list[Problem] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
+    weights: dict[int, Spectrum] = field(default_factory=dict)
+    directions: dict[int, Directions] = field(default_factory=dict)
 
     def events(self) -> list[tuple[str, str | None, str]]:
         """One event a kind of problem or notice: a diverged model must not fill the log with one a matrix."""
-        by_kind: dict[str, list[tuple[str, str]]] = {}
-        for kind, matrix, message in [*self.problems, *self.notices]:
-            by_kind.setdefault(kind, []).append((matrix, message))
-        rows: list[tuple[str, str | None, str]] = []
-        for kind, found in by_kind.items():
-            names = ", ".join(name for name, _ in found[:5]) + (", …" if len(found) > 5 else "")
-            message = found[0][1] if len(found) == 1 else f"{len(found)} matrices ({names}): {found[0][1]}"
-            rows.append((kind, found[0][0] if len(found) == 1 else None, message))
-        return rows
+        return one_event_a_kind([*self.problems, *self.notices])
+
+
+def one_event_a_kind(problems: Sequence[Problem]) -> list[tuple[str, str | None, str]]:
+    """(kind, matrix, message) of each kind; of several matrices no matrix, and their names in the message."""
+    by_kind: dict[str, list[tuple[str, str]]] = {}
+    for kind, matrix, message in problems:
+        by_kind.setdefault(kind, []).append((matrix, message))
+    rows: list[tuple[str, str | None, str]] = []
+    for kind, found in by_kind.items():
+        names = ", ".join(name for name, _ in found[:5]) + (", …" if len(found) > 5 else "")
+        message = found[0][1] if len(found) == 1 else f"{len(found)} matrices ({names}): {found[0][1]}"
+        rows.append((kind, found[0][0] if len(found) == 1 else None, message))
+    return rows
 
 
 def take_snapshot(step: int, measuring: Measuring) -> Snapshot:
@@ -67,6 +77,8 @@ def take_snapshot(step: int, measuring: Measuring) -> Snapshot:
         gone = measuring.gone()
         values = read_values(held, gone)
         found = list(measure_whole(measuring, values))
+        snapshot.weights = measure_weights(measuring, values)
+        snapshot.directions = measure_directions(measuring, values, step)
     except Exception as error:
         failure = error
     together = bool(share.sharded) and share.processes.agree(failure is None)
@@ -113,4 +125,8 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
     told = {matrix for kind, matrix, _ in problems if kind != _NON_FINITE}
     problems = [problem for problem in problems if problem[0] != _NON_FINITE or problem[1] not in told]
     notices = list(dict.fromkeys(notice for part in snapshots for notice in part.notices))
-    return Snapshot(snapshots[0].step, snapshots[0].time, places, spectra, layer_ranks, problems, notices)
+    whole = Snapshot(snapshots[0].step, snapshots[0].time, places, spectra, layer_ranks, problems, notices)
+    for part in snapshots:
+        whole.weights |= part.weights
+        whole.directions |= part.directions
+    return whole

@@ -10,7 +10,7 @@ from inrank_monitor.distributed import ProcessesLostError
 from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.no_recorder import NoRecorder
 from inrank_monitor.tracking.once import Once
-from inrank_monitor.tracking.recorder import Recorder
+from inrank_monitor.tracking.recorder import Drawn, Recorder
 from inrank_monitor.tracking.snapshot import Snapshot, merged, take_snapshot
 from inrank_monitor.tracking.update_spectra import GONE, Problem
 
@@ -33,6 +33,7 @@ class Snapshots:
     def __init__(self, measuring: Measuring, recorder: Recorder | NoRecorder, reported: Once, step: int) -> None:
         self._measuring, self._recorder, self._reported = measuring, recorder, reported
         self.last_step = step
+        self.drawn: Drawn | None = None  # the last snapshot's rows, on the main process
         self._stalled = False
 
     def has_room(self, step: int) -> bool:
@@ -79,7 +80,7 @@ class Snapshots:
     def _record(self, shares: Sequence[Snapshot]) -> Problem | None:
         snapshot = merged(shares)
         snapshot.problems = [problem for problem in snapshot.problems if self._is_news(problem)]
-        self._recorder.snapshot(snapshot)
+        self.drawn = self._recorder.snapshot(snapshot)
         return snapshot.problems[0] if snapshot.problems else None
 
     def _is_news(self, problem: Problem) -> bool:

@@ -32,6 +32,7 @@ from inrank_monitor.tracking.pace import Pace, now
 from inrank_monitor.tracking.recorder import Recorder
 from inrank_monitor.tracking.scalars import Loggable, Scalars
 from inrank_monitor.tracking.schedule import Schedule
+from inrank_monitor.tracking.snapshot_calls import OnSnapshot, SnapshotCalls
 from inrank_monitor.tracking.snapshots import Snapshots
 from inrank_monitor.tracking.standing import Standing
 from inrank_monitor.tracking.started_run import StartedRun
@@ -55,6 +56,7 @@ class SpectrumTracker:
         schedule: that says when.
         sinks: connected; they get the measurements too.
         began: when attaching did, by `pace.now`, in seconds.
+        on_snapshot: the caller's function that gets each snapshot's table.
 
     Attributes:
         coverage: every parameter of the model: watched as which matrices, or skipped and why.
@@ -62,7 +64,13 @@ class SpectrumTracker:
     """
 
     def __init__(
-        self, started: StartedRun, measuring: Measuring, schedule: Schedule, sinks: Sequence[Sink], began: float
+        self,
+        started: StartedRun,
+        measuring: Measuring,
+        schedule: Schedule,
+        sinks: Sequence[Sink],
+        began: float,
+        on_snapshot: OnSnapshot | None = None,
     ) -> None:
         self._started, self.coverage, self.step_count = started, started.watched.coverage, started.step
         self._strict, self._reported, self._closed = started.options.strict, Once(), False
@@ -71,6 +79,7 @@ class SpectrumTracker:
         self._pace = Pace(schedule, self._processes, self._recorder, began)
         self._scalars = Scalars(self._recorder, self._reported, self._strict)
         self._snapshots = Snapshots(measuring, self._recorder, self._reported, started.step)
+        self._calls = SnapshotCalls(on_snapshot, started)
         self._standing = Standing(started.step)
         self._steps: OptimizerSteps | None = None
         self._rows = TrueRows(started, measuring, self._recorder)
@@ -169,6 +178,7 @@ class SpectrumTracker:
                 self._pace.spend(began)
                 self._pace.measured(self.step_count)
             self.failed(error)
+        self._hand_over()
 
     def optimizer_changed(self, optimizer: Optimizer, message: str) -> None:
         """The steps of another optimizer count from now on. The optimizer's hook calls it."""
@@ -225,6 +235,14 @@ class SpectrumTracker:
                 self._rows.say_changed(self.step_count, changed)
         except Exception as error:
             self.failed(error)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the snapshot that was taken, if there is one, to the caller's function."""
+        try:
+            self._calls.hand_over()
+        except Exception as error:
+            self.failed(error, "on_snapshot")
 
     @untraced
     def ranks_by_loss(
@@ -268,8 +286,11 @@ class SpectrumTracker:
         if not self._snapshots.has_room(step):
             return
         problem = self._snapshots.take(step)
-        pace.spend(began)
-        pace.measured(step)
+        try:
+            self._calls.draw(self._snapshots.drawn)
+        finally:
+            pace.spend(began)
+            pace.measured(step)
         if self._processes.is_main:
             self._scalars.add(step, "tracker_seconds", pace.seconds)
             self._scalars.add(step, "tracker_overhead", pace.overhead)
@@ -298,7 +319,8 @@ class SpectrumTracker:
             raise error
         if not self._closed and self._reported.is_new(error, context):
             text = "".join(traceback.format_exception(error))
-            logger.error("error in the tracker at step %d; training goes on\n%s", self.step_count, text)
+            where = context or "the tracker"
+            logger.error("error in %s at step %d; training goes on\n%s", where, self.step_count, text)
             self._recorder.event(self.step_count, "error", None, text)
 
     def flush(self) -> None:
@@ -360,6 +382,7 @@ class SpectrumTracker:
         self._ending.end("interrupted" if reason else "finished", reason or "", self.step_count)
         self._processes.close(reason)
         self._rows.release()
+        self._calls.release()
         self._measuring.release()
 
     def __enter__(self) -> Self:

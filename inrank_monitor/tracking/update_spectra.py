@@ -105,7 +105,7 @@ def _measure(matrix: Matrix, values: Values, initial: InitialWeights, method: Sp
         if matrix.in_factors:
             spectrum = method.known(_product_values(matrix, value[0], value[1], initial))
         else:
-            spectrum = method.spectrum(matrix.name, _update(matrix, value[0], initial, matrix.view))
+            spectrum = method.spectrum(matrix.name, update_of(matrix, value[0], initial))
     except _ShapeChangedError as error:
         return None, ("shape_changed", matrix.name, str(error))
     except LinAlgError as error:
@@ -162,11 +162,23 @@ def _update(matrix: Matrix, value: Tensor, initial: InitialWeights, view: Callab
     return scratch(start.shape, dtype, now.device).copy_(view(now)).sub_(start.to(dtype))
 
 
-def _product_values(matrix: Matrix, left: Tensor, right: Tensor, initial: InitialWeights) -> Tensor:
+def update_of(matrix: Matrix, value: Tensor, initial: InitialWeights) -> Tensor:
+    """W_t − W0 of a dense matrix that this process holds whole."""
+    return _update(matrix, value, initial, matrix.view)
+
+
+def factors_since_start(
+    matrix: Matrix, left: Tensor, right: Tensor, initial: InitialWeights
+) -> tuple[Tensor, Tensor, bool]:
+    """Factors of the update, and whether those at the start were anything but zero."""
     moved = False
     if matrix.has_start:
         left, right, moved = since_start(left, right, initial.of(matrix.parameter, left.device))
-    left, right = matrix.cut(left.detach(), right.detach())
+    return *matrix.cut(left.detach(), right.detach()), moved
+
+
+def _product_values(matrix: Matrix, left: Tensor, right: Tensor, initial: InitialWeights) -> Tensor:
+    left, right, moved = factors_since_start(matrix, left, right, initial)
     # A small change of large factors would drown in the rounding of their Gram matrices.
     values = singular_values_of_product(left, right, "qr" if moved else "gram")
     if len(values) == 0:  # no column yet: a zero update

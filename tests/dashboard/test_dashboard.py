@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 from helpers.app_pages import APP, numbers, sent, show, specs, texts, turn_to
 from helpers.made_runs import append_steps, make_run, names_of
+from helpers.training import record
 
 from inrank_monitor import list_runs, open_run
 from inrank_monitor.advice import advise
 from inrank_monitor.console import RUNS_VARIABLE
+from inrank_monitor.figures import column_title
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.ranks import metrics as rank_metrics
 from inrank_monitor.runs.folder import RunFolder
@@ -443,3 +445,30 @@ def test_the_app_is_bound_to_this_machine_and_sends_no_statistics() -> None:
     config = tomllib.loads((APP.parent / ".streamlit" / "config.toml").read_text())
     assert config["server"]["address"] == "127.0.0.1"
     assert config["browser"]["gatherUsageStats"] is False
+
+
+def test_what_was_measured_beside_the_updates_can_be_drawn(folder: Path) -> None:
+    record(folder / "beside", 4, 24, 30, 20, of=("update", "weight"), directions=4)
+    run = open_run(folder / "beside")
+    for quantity, values in (
+        ("weight_stable_rank", run.weights.set_index("matrix")["stable_rank"]),
+        ("intruder_dimensions", run.directions.set_index("matrix")["intruder_dimensions"]),
+        ("left_initial_overlap", run.directions.set_index("matrix")["left_initial_overlap"]),
+    ):
+        (figure,) = specs(show("Rank evolution", run="beside", quantity=column_title(quantity)))
+        lines = by_name(figure, run.matrices.index)
+        assert set(lines) == set(run.matrices.index)
+        for name, line in lines.items():
+            np.testing.assert_allclose(numbers(line["y"]), values.loc[name].astype(float))
+    app = show("Spectrum evolution", run="beside", matrices=["0.weight"], of="the weight W")
+    spectrum = run.singular_values("0.weight", of="weight")
+    lines = {t["meta"][0]: numbers(t["y"]) for t in specs(app)[0]["data"] if t.get("meta")}
+    for index, line in lines.items():
+        np.testing.assert_allclose(line, spectrum[index])
+
+
+def test_a_run_that_did_not_measure_it_does_not_offer_it(run: Any) -> None:
+    app = show("Rank evolution")
+    offered = next(box for box in app.selectbox if box.label == "Quantity").options
+    assert not any("of W" in option or "overlap" in option for option in offered)
+    assert "Spectrum of" not in [radio.label for radio in show("Spectrum evolution").radio]

@@ -179,7 +179,8 @@ def _after_a_run() -> dict[str, Any]:
             optimizer.step()
             optimizer.zero_grad()
             tracker.log(loss=loss)
-    return {"torch": torch, "model": gpt2(), "optimizer": optimizer}
+    another = gpt2()
+    return {"torch": torch, "model": another, "optimizer": torch.optim.AdamW(another.parameters(), lr=1e-2)}
 
 
 def _after_a_run_of_linear_layers() -> dict[str, Any]:
@@ -329,6 +330,7 @@ STAND_INS: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/index.md": _with_attach,
     "docs/numbers.md": _after_a_run,
     "docs/cost.md": _with_attach,
+    "docs/alarms.md": _with_attach,
     "docs/dashboard.md": _after_a_run,
     "docs/lora.md": _after_a_run_of_linear_layers,
     "docs/growing-rank.md": _training_ranks,

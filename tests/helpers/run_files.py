@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from inrank_monitor.runs.log import FLOAT_METRICS, INTEGER_METRICS, RUN_FILE, SCHEMA_VERSION, RunLog, write_json
+from inrank_monitor.runs.log import (
+    DIRECTION_METRICS,
+    FLOAT_METRICS,
+    INTEGER_METRICS,
+    RUN_FILE,
+    SCHEMA_VERSION,
+    WEIGHT_METRICS,
+    RunLog,
+    write_json,
+)
 
 NAMES = ("encoder.weight", "attn.c_attn.weight[q]")
 
@@ -62,7 +71,28 @@ def loss_ranks(step: int, rows: int = 2) -> dict[str, Any]:
     return {name: [value] * rows for name, value in same.items()} | ranks
 
 
-MAKERS = {"measurements": measurement, "scalars": scalar, "events": event, "loss_ranks": loss_ranks}
+def weight(step: int) -> dict[str, Any]:
+    """Columns of one matrix's own spectrum."""
+    columns: dict[str, Any] = {"step": [step], "time": [1.0e9 + step], "matrix": [1]}
+    columns |= {name: [step + 0.5 * place] for place, name in enumerate(WEIGHT_METRICS)}
+    return columns | {"singular_values": [np.array([3.0, 2.0, 1.0], dtype=np.float32) * step]}
+
+
+def directions(step: int) -> dict[str, Any]:
+    """Columns of one matrix's directions."""
+    columns: dict[str, Any] = {"step": [step], "time": [1.0e9 + step], "matrix": [1], "since": [step - 1]}
+    columns |= {name: [step + 0.5 * place] for place, name in enumerate(DIRECTION_METRICS)}
+    return columns | {"intruder_dimensions": [step + 3]}
+
+
+MAKERS = {
+    "measurements": measurement,
+    "weights": weight,
+    "directions": directions,
+    "scalars": scalar,
+    "events": event,
+    "loss_ranks": loss_ranks,
+}
 
 
 def write_tables(directory: Path, steps: range, segment: int = 0, mark: float = 0.0) -> None:
@@ -73,6 +103,8 @@ def write_tables(directory: Path, steps: range, segment: int = 0, mark: float = 
         log.append("scalars", scalar(step, mark or None))
         log.append("events", event(step, f"segment {segment}"))
         log.append("loss_ranks", loss_ranks(step))
+        log.append("weights", weight(step))
+        log.append("directions", directions(step))
     log.close()
 
 
