@@ -8,7 +8,7 @@ from importlib import import_module
 from inrank.reproduction.experiment import Experiment, ExperimentError
 
 # name on the command line: its module below inrank.experiments, whose EXPERIMENTS has it
-_MODULES = {
+_PAPERS = {
     "theorem-2": "theorem_2.theorem_2",
     "glrl": "glrl.glrl",
     "null-ranks": "null_ranks.null_ranks",
@@ -31,8 +31,12 @@ _MODULES = {
     "table-3": "gpt2.table_3",
     "table-5": "gpt2.table_5",
 }
+_OURS = {
+    "advice": "advice.advice",
+}
+_MODULES = _PAPERS | _OURS
 ALIASES = {"figure-2": "theorem-2"}
-NAMES = tuple(_MODULES)
+NAMES, OF_PAPER = tuple(_MODULES), tuple(_PAPERS)
 
 
 def experiment(name: str) -> Experiment:
@@ -50,7 +54,7 @@ def experiment(name: str) -> Experiment:
 
 
 def experiments(names: Sequence[str]) -> list[Experiment]:
-    """Those of several names, each once, in the paper's order.
+    """Those of several names, each once, in the paper's order, ours after them.
 
     Raises:
         ExperimentError: one of them does not exist.
