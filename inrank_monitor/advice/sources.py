@@ -110,7 +110,7 @@ def _shares(spectrum: np.ndarray, norm: float) -> np.ndarray:
     if not (np.isfinite(norm) and norm > 0):
         return np.zeros(0)
     shares = np.concatenate([[0.0], np.cumsum((spectrum / norm) ** 2)])
-    return np.minimum(shares, 1.0) if shares[-1] < 1 - _WHOLE else shares / shares[-1]
+    return np.asarray(shares if shares[-1] < 1 - _WHOLE else shares / shares[-1])
 
 
 def share_held(shares: np.ndarray | None, rank: object) -> float:

@@ -82,8 +82,8 @@ def _table(request: Request, outcomes: Outcomes) -> Table:
     note = (
         "Mean rank over all layers, those that are left out counted as 0. Trained parameters of the uniform LoRA come "
         "as near as an integer rank can. Difference: advised less uniform, with its 95 % interval over the seeds; "
-        "below zero the advice is better. One scale, α/r, for all layers; each LoRA at its own best rate, chosen on another "
-        "seed and another part of the held-out text."
+        "below zero the advice is better. One scale, α/r, for all layers; each LoRA at its own best rate, chosen on "
+        "another seed and another part of the held-out text."
     )
     return Table("LoRA at advised ranks and at one rank for all", heads, rows, note)
 

@@ -28,19 +28,19 @@ TUNING_SEED = 1000
 _COMMON = {"pretraining_rate": 1e-3, "full_rate": 3e-4, "evaluations": EVALUATIONS}
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
-        **{"size": "1x32", "vocabulary": 300, "context": 16, "batch": 4, "windows": 16, "evaluations": 30},
-        **{"pretraining_steps": 24, "steps": 24, "rates": (3e-3,)},
+        **{"size": "1x32", "vocabulary": 300, "context": 16, "batch": 4, "choosing_windows": 16, "evaluations": 30},
+        **{"pretraining_steps": 24, "steps": 24, "rates": (3e-3,), "full_rate": 1e-2},
     },
     "tiny": {
-        **{"size": "4x128", "vocabulary": 1024, "context": 64, "batch": 8, "windows": 192},
-        **{"pretraining_steps": 500, "steps": 250, "rates": (1e-3, 3e-3, 1e-2)},
+        **{"size": "4x96", "vocabulary": 1024, "context": 64, "batch": 8, "choosing_windows": 64},
+        **{"pretraining_steps": 500, "steps": 200, "rates": (1e-3, 3e-3, 1e-2)},
     },
     "small": {
-        **{"size": "6x384", "vocabulary": 8192, "context": 256, "batch": 16, "windows": 192},
+        **{"size": "6x384", "vocabulary": 8192, "context": 256, "batch": 16, "choosing_windows": 64},
         **{"pretraining_steps": 6000, "steps": 2000, "rates": (3e-4, 1e-3, 3e-3, 1e-2)},
     },
     "paper": {
-        **{"size": "small", "vocabulary": 50_257, "context": 1024, "batch": 8, "windows": 192},
+        **{"size": "small", "vocabulary": 50_257, "context": 1024, "batch": 8, "choosing_windows": 64},
         **{"pretraining_steps": 20_000, "steps": 5000, "rates": (1e-4, 3e-4, 1e-3, 3e-3)},
     },
 }
@@ -59,7 +59,7 @@ class Seed:
         return _COMMON | SCALES[self.request.scale]
 
     def _settings(self, **more: Any) -> Mapping[str, Any]:
-        names = ("size", "context", "batch", "windows", "steps")
+        names = ("size", "context", "batch", "choosing_windows", "steps")
         texts = text_settings(self.request, self._scale["vocabulary"])
         return {name: self._scale[name] for name in names} | texts | {"seed": self.seed} | more
 

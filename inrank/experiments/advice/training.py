@@ -89,7 +89,7 @@ def adapt(directory: Path, settings: Mapping[str, Any], device: str) -> Mapping[
     """
     from peft import LoraConfig, get_peft_model
 
-    from inrank_monitor import open_run
+    from inrank_monitor import attach, open_run
     from inrank_monitor.advice import advise, lora_config, rank_pattern
 
     runs = directory.parent
@@ -98,12 +98,13 @@ def adapt(directory: Path, settings: Mapping[str, Any], device: str) -> Mapping[
     table, size = _ranks(table, model, settings["arm"])
     rate = _rate(runs, settings)
     if not size or math.isnan(rate):
+        attach(model, None, directory, tensorboard=False, resume=0).close()  # a run in which nothing was trained
         return dict.fromkeys(("loss", "choosing", "mean_rank", "rate"), math.nan) | {"parameters": 0, "modules": 0}
     layers, ranks = rank_pattern(table.assign(rank=1)), rank_pattern(table)
     torch.manual_seed(settings["seed"])
     with warnings.catch_warnings():  # PEFT's own use of what transformers calls deprecated
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.* is deprecated", FutureWarning)
-        adapted = get_peft_model(model, LoraConfig(**lora_config(table)))  # type: ignore[arg-type]
+        adapted = get_peft_model(model, LoraConfig(**lora_config(table)))
     _fit(adapted, directory, settings, data, rate)
     return {
         "loss": mean_loss(adapted, data.judging, _EVALUATION_BATCH),
@@ -170,8 +171,9 @@ def _save(model: nn.Module, file: Path) -> None:
 
 
 def _data(corpus: Corpus, settings: Mapping[str, Any]) -> Data:
-    windows = corpus.test_windows(settings["context"], settings["windows"])
-    return Data(torch.from_numpy(np.asarray(corpus.train).astype(np.int64)), windows[::2], windows[1::2])
+    windows = corpus.test_windows(settings["context"])
+    train = torch.from_numpy(np.asarray(corpus.train).astype(np.int64))
+    return Data(train, windows[::2][: settings["choosing_windows"]], windows[1::2])
 
 
 def _fit(model: nn.Module, directory: Path, settings: Mapping[str, Any], data: Data, rate: float) -> None:
