@@ -16,6 +16,7 @@
 Watching: attach, SpectrumTracker, find_matrices, LowRankUpdate
 Other people's loops: TrackerCallback (transformers' Trainer), LightningCallback; imported when asked for
 Checkpoints on disk: scan
+Ranks that a loss confirms: ranks_by_loss, loss_at_ranks
 Reading: open_run, list_runs, Run
 Modules: rank_metrics, null_model, spectrum, leading, figures, report, advice
 """
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from inrank_monitor.checkpoints.scanning import scan
     from inrank_monitor.integrations.lightning import LightningCallback
     from inrank_monitor.integrations.transformers import TrackerCallback
+    from inrank_monitor.loss_ranks import LossRanks, loss_at_ranks, ranks_by_loss
     from inrank_monitor.matrices import LowRankUpdate, find_matrices
     from inrank_monitor.ranks import metrics as rank_metrics
     from inrank_monitor.ranks import null_model
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = [
     "LightningCallback",
+    "LossRanks",
     "LowRankUpdate",
     "Run",
     "SpectrumTracker",
@@ -47,9 +50,11 @@ __all__ = [
     "find_matrices",
     "leading",
     "list_runs",
+    "loss_at_ranks",
     "null_model",
     "open_run",
     "rank_metrics",
+    "ranks_by_loss",
     "scan",
     "spectrum",
 ]
@@ -57,6 +62,7 @@ __all__ = [
 _PLACES = {
     **dict.fromkeys(("LowRankUpdate", "find_matrices"), "matrices"),
     **dict.fromkeys(("SpectrumTracker", "attach"), "tracking"),
+    **dict.fromkeys(("LossRanks", "loss_at_ranks", "ranks_by_loss"), "loss_ranks"),
     "LightningCallback": "integrations.lightning",
     "TrackerCallback": "integrations.transformers",
     "scan": "checkpoints.scanning",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inrank_monitor.matrices.adapters import Adapter, since_start
 from inrank_monitor.matrices.finding import Coverage, CoverageRow, find_matrices, unwrap
-from inrank_monitor.matrices.initial_weights import InitialWeights, Keep, check_keep, no_weights
+from inrank_monitor.matrices.initial_weights import InitialWeights, Keep, check_keep, load_later, no_weights
 from inrank_monitor.matrices.layers import layer_of
 from inrank_monitor.matrices.layout import Parts
 from inrank_monitor.matrices.matrix import Block, LowRankUpdate, Matrix, has_memory, is_sharded, local
@@ -31,6 +31,7 @@ __all__ = [
     "hooked_weights",
     "is_sharded",
     "layer_of",
+    "load_later",
     "local",
     "named_weights",
     "no_weights",

@@ -12,9 +12,10 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -114,6 +115,35 @@ def load(path: Path, content_hash: str) -> InitialWeights:
     if (found := _hash(path)) != content_hash:
         raise ValueError(f"{path} is damaged: its SHA-256 is {found[:12]}…, the run recorded {content_hash[:12]}…")
     return _on_disk(path, content_hash)
+
+
+def load_later(directory: Path, info: Mapping[str, Any], initial: InitialWeights) -> InitialWeights:
+    """W0 of a run, that of the matrices which joined it included.
+
+    Args:
+        directory: of the run.
+        info: what its run.json holds.
+        initial: W0 of those that it began with.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
+    """
+    for entry in info["initial_weights"].get("later", ()):
+        names = {matrix["parameter"] for matrix in info["matrices"] if matrix.get("since") == entry["step"]}
+        initial = initial.and_later(names, load(directory / entry["file"], entry["sha256"]))
+    return initial
+
+
+def joined(shares: Sequence[InitialWeights]) -> InitialWeights:
+    """W0 of a run of several processes, each of which kept its share."""
+
+    def get(name: str) -> Tensor:
+        for share in shares[:-1]:
+            with suppress(KeyError):
+                return share._get(name)
+        return shares[-1]._get(name)
+
+    return InitialWeights(get)
 
 
 def _on_disk(path: Path, content_hash: str) -> InitialWeights:

@@ -22,6 +22,7 @@ from inrank_monitor.runs.log import (
     RunLog,
     existing_segments,
     make_batch,
+    segment_path,
     storable,
     write_json,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "peak_ranks",
     "read_info",
     "recompute",
+    "segment_path",
     "storable",
     "write_json",
 ]

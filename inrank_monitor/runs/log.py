@@ -57,6 +57,15 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "scalars": _schema(("name", pa.string()), ("value", pa.float64())),
     "events": _schema(("kind", pa.string()), ("matrix", pa.string()), ("message", pa.string())),
+    "loss_ranks": _schema(
+        ("matrix", pa.string()),
+        ("rank", pa.int32()),
+        ("loss", pa.float64()),
+        ("loss_at_ranks", pa.float64()),
+        ("tolerance", pa.float64()),
+        ("evaluations", pa.int32()),
+        ("uniform_rank", pa.int32()),  # null where it was not looked for
+    ),
 }
 
 

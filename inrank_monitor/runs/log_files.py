@@ -85,7 +85,7 @@ class LogFiles:
     def problems(self) -> list[str]:
         """What could not be read, in sentences; an unfinished batch of a live run is none."""
         live = self.status == "live"
-        newest = max((segment.number for segment in self._segments.values()), default=0)
+        newest = self.info["segments"][-1]["segment"] if self.info["segments"] else 0
         found = []
         for segment in self._segments.values():
             if segment.damaged:

@@ -176,6 +176,18 @@ class Run:
         """What happened: step, time, kind, matrix, message."""
         return self._table("events")
 
+    @property
+    def loss_ranks(self) -> pd.DataFrame:
+        """Ranks by loss, one row a matrix and result, the newest result last; empty where none was taken.
+
+        Columns: step, time, matrix, rank, loss, loss_at_ranks, tolerance, evaluations, uniform_rank.
+        """
+        if "newest loss_ranks last" not in self._cache:  # several processes may have written streams of their own
+            found = self._table("loss_ranks").sort_values("time", kind="stable", ignore_index=True)
+            self._cache["newest loss_ranks last"] = found
+        loss_ranks: pd.DataFrame = self._cache["newest loss_ranks last"]
+        return loss_ranks
+
     def matrix(self, name: str) -> str:
         """The full name of the matrix that is meant: by that name, as a table prints it, or by a glob for it alone.
 

@@ -65,6 +65,13 @@ class ClosedTracker(SpectrumTracker):
     def measure(self) -> None:
         """Nothing."""
 
+    def ranks_by_loss(self, *args: Any, **options: Any) -> None:
+        """Nothing."""
+
+    def start_of_updates(self) -> Path:
+        """The directory of the run."""
+        return self.path
+
     def flush(self) -> None:
         """Nothing waits."""
 

@@ -6,10 +6,9 @@ must hold them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -17,7 +16,6 @@ from torch.optim import Optimizer
 from inrank_monitor.distributed import Share, squared_norms
 from inrank_monitor.matrices import (
     FROZEN,
-    InitialWeights,
     LowRankUpdate,
     Matrix,
     find_matrices,
@@ -100,18 +98,6 @@ class Joining:
         measuring.matrices = started.watched.matrices
         measuring.share = replace(measuring.share, whole=[*measuring.share.whole, *places])
         started.save()
-
-
-def load_later(directory: Path, info: Mapping[str, Any], initial: InitialWeights) -> InitialWeights:
-    """W0 of a resumed run, that of the matrices which joined it included.
-
-    Raises:
-        FileNotFoundError, ValueError: as `initial_weights.load`.
-    """
-    for entry in info["initial_weights"].get("later", ()):
-        names = {matrix["parameter"] for matrix in info["matrices"] if matrix.get("since") == entry["step"]}
-        initial = initial.and_later(names, initial_weights.load(directory / entry["file"], entry["sha256"]))
-    return initial
 
 
 def as_in_run(directory: Path, watched: Watched, options: RunOptions) -> tuple[Watched, list[Matrix]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inrank_monitor.tracking.recorder import ScalarRow
@@ -27,6 +27,9 @@ class NoRecorder:
         """Nothing."""
 
     def scalars(self, rows: Sequence[ScalarRow]) -> None:
+        """Nothing."""
+
+    def loss_ranks(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Nothing."""
 
     def event(self, step: int, kind: str, matrix: str | None, message: str) -> None:

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -75,6 +75,10 @@ class Recorder:
     def scalars(self, rows: Sequence[ScalarRow]) -> None:
         """Write (step, unix seconds, name, value) rows; a value on a device is fetched in this thread."""
         self._jobs.put(lambda: self._scalars(rows))
+
+    def loss_ranks(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Write ranks by loss, a row a matrix."""
+        self._jobs.put(lambda: self._log.append("loss_ranks", columns))
 
     def event(self, step: int, kind: str, matrix: str | None, message: str) -> None:
         """Write one event."""

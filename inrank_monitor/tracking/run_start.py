@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from inrank_monitor.distributed import Processes, Share, squared_norms
-from inrank_monitor.matrices import InitialWeights, Matrix, initial_weights, local, no_weights
+from inrank_monitor.matrices import InitialWeights, Matrix, initial_weights, load_later, local, no_weights
 from inrank_monitor.runs import WEIGHTS_FILE, Lock, RunOptions
 from inrank_monitor.spectra import SpectrumMethod, SpectrumPool
-from inrank_monitor.tracking.joining import load_later
 from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.started_run import StartedRun, add_segment, check_same, first_info, open_directory
 from inrank_monitor.tracking.structure import Structure

@@ -17,8 +17,10 @@ from torch.optim import Optimizer
 
 from inrank_monitor.console import html_rows, never_raises
 from inrank_monitor.distributed import ProcessesLostError
+from inrank_monitor.loss_ranks import LossRanks, Start
 from inrank_monitor.matrices import Matrix
 from inrank_monitor.sinks import Sink
+from inrank_monitor.tracking.by_loss import ByLoss
 from inrank_monitor.tracking.closed import closed_copy
 from inrank_monitor.tracking.ending import Ending
 from inrank_monitor.tracking.holders import hold, let_go
@@ -72,6 +74,7 @@ class SpectrumTracker:
         self._standing = Standing(started.step)
         self._steps: OptimizerSteps | None = None
         self._rows = TrueRows(started, measuring, self._recorder)
+        self._by_loss = ByLoss(started, measuring, self._recorder)
         self._ending = Ending(self, started, self._recorder, self._scalars)
         if self._processes.is_main:
             hold(self)
@@ -222,6 +225,43 @@ class SpectrumTracker:
                 self._rows.say_changed(self.step_count, changed)
         except Exception as error:
             self.failed(error)
+
+    @untraced
+    def ranks_by_loss(
+        self,
+        loss: Callable[[], Any],
+        tolerance: float = 0.01,
+        max_evaluations: int = 200,
+        *,
+        every: int | None = None,
+        progress: bool | None = None,
+    ) -> LossRanks | None:
+        """Ranks that this loss confirms, now; written into the run. See `inrank_monitor.ranks_by_loss`.
+
+        As all that a loop calls it does not raise (`strict=True` aside): an error is recorded. Training goes on to the
+        bit as without it. Where several processes train it is refused.
+
+        Args:
+            loss: of no argument, returns one number, the same at every call.
+            tolerance: how far it may rise.
+            max_evaluations: of it.
+            every: only at multiples of this many steps, once each, so that the loop may call it at every step.
+            progress: show a bar. None: where standard error is a terminal.
+
+        Returns:
+            The result; None at other steps, once the tracker is closed, and after an error.
+        """
+        if self._closed:
+            return None
+        try:
+            return self._by_loss.take(self, loss, tolerance, max_evaluations, every, progress)
+        except Exception as error:
+            self.failed(error, "ranks_by_loss")
+            return None
+
+    def start_of_updates(self) -> Start | Path:
+        """Where its updates are counted from; the run's directory once it is closed. For `loss_ranks`."""
+        return self.path if self._closed else self._by_loss.start(self.step_count)
 
     def _snapshot(self, began: float) -> None:
         step, pace = self.step_count, self._pace

@@ -54,7 +54,15 @@ def event(step: int, message: str = "the weights hold NaN") -> dict[str, Any]:
     return {"step": [step], "time": [1.0e9], "kind": ["non_finite"], "matrix": [NAMES[0]], "message": [message]}
 
 
-MAKERS = {"measurements": measurement, "scalars": scalar, "events": event}
+def loss_ranks(step: int, rows: int = 2) -> dict[str, Any]:
+    """Columns of one result of ranks by loss, a row a matrix."""
+    numbers = {"loss": 1.5, "loss_at_ranks": 1.5 + 0.001 * step, "tolerance": 0.01, "evaluations": 10 + step}
+    same = {"step": step, "time": 1.0e9 + step, **numbers, "uniform_rank": step + 2}
+    ranks = {"matrix": list(NAMES[:rows]), "rank": [step + row for row in range(rows)]}
+    return {name: [value] * rows for name, value in same.items()} | ranks
+
+
+MAKERS = {"measurements": measurement, "scalars": scalar, "events": event, "loss_ranks": loss_ranks}
 
 
 def write_tables(directory: Path, steps: range, segment: int = 0, mark: float = 0.0) -> None:
@@ -64,6 +72,7 @@ def write_tables(directory: Path, steps: range, segment: int = 0, mark: float = 
         log.append("measurements", measurement(step, mark=mark))
         log.append("scalars", scalar(step, mark or None))
         log.append("events", event(step, f"segment {segment}"))
+        log.append("loss_ranks", loss_ranks(step))
     log.close()
 
 
