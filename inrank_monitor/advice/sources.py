@@ -79,7 +79,8 @@ def newest_loss_ranks(run: Run) -> pd.DataFrame:
     """Of the newest result of `ranks_by_loss`, by matrix: rank and step. Empty where there is none."""
     table = run.loss_ranks
     newest = table[table["time"] == table["time"].max()]
-    return newest.set_index(newest["matrix"].astype(str))[["rank", "step"]].astype("Int64")
+    found: pd.DataFrame = newest.set_index(newest["matrix"].astype(str))[["rank", "step"]].astype("Int64")
+    return found
 
 
 def energies(run: Run, measurements: pd.DataFrame) -> dict[str, np.ndarray]:

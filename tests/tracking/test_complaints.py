@@ -296,7 +296,7 @@ def test_peft_takes_the_ranks_that_the_advice_gives(tmp_path: Path) -> None:
     table = advise(open_run(tmp_path / "run"))
     (tmp_path / "lora.json").write_text(lora_json(lora_config(table)))  # as `inrank-monitor advise --lora` does
     pattern = rank_pattern(table)
-    assert len(pattern) == 8
+    assert 4 < len(pattern) <= 8  # what the loss does not need is left out
     assert len(set(pattern.values())) > 1
     config = LoraConfig(**json.loads((tmp_path / "lora.json").read_text()))
     adapted = get_peft_model(made(), config)
