@@ -168,33 +168,33 @@ def _with_attach() -> dict[str, Any]:
 
 def _after_a_run() -> dict[str, Any]:
     """A finished run of a GPT-2 in runs/first."""
-    from inrank_monitor import attach, open_run
+    from inrank_monitor import attach
 
     model = gpt2()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     tokens = torch.randint(40, (4, 12))
     with attach(model, optimizer, "runs/first", every=1, buffer_rank=4) as tracker:
-        for _ in range(24):
+        for _ in range(3):
             loss = model(input_ids=tokens, labels=tokens).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             tracker.log(loss=loss)
-    names = open_run("runs/first").matrices.index
-    write_loss_ranks(Path("runs/first"), {str(name): 2 for name in names}, 24)  # so small a spectrum may be like noise
     return {"torch": torch, "model": gpt2(), "optimizer": optimizer}
 
 
 def _after_a_run_of_linear_layers() -> dict[str, Any]:
-    from inrank_monitor import attach
+    from inrank_monitor import attach, open_run
 
     model = mlp(24, 32, 16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     with attach(model, optimizer, "runs/first", every=1, buffer_rank=4):
-        for _ in range(3):
+        for _ in range(24):
             model(torch.randn(8, 24)).square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
+    names = open_run("runs/first").matrices.index
+    write_loss_ranks(Path("runs/first"), {str(name): 2 for name in names}, 24)
     return {"torch": torch, "model": model}
 
 
