@@ -101,7 +101,7 @@ def _add_readers(command: Callable[..., Parser]) -> None:
     advice = command(
         "advise",
         _advise,
-        "which rank would have been enough for each matrix, and what it would save",
+        "which rank is enough for each matrix's update, and what training factors of that rank would save",
         "advise runs/demo",
         "advise runs/demo --lora lora.json   # for PEFT: LoraConfig(**json.load(open('lora.json')))",
     )
@@ -109,7 +109,12 @@ def _add_readers(command: Callable[..., Parser]) -> None:
     advice.add_argument("--csv", metavar="FILE", help="write the table as CSV")
     advice.add_argument("--lora", metavar="FILE", help="write what PEFT's LoraConfig takes as JSON: a rank a layer")
     advice.add_argument(
-        "--threshold", type=float, metavar="ALPHA", help="explained ratio to reach (default: as logged)"
+        "--rank-from",
+        choices=("loss", "energy", "paper", "signal"),
+        help="what is enough (default: ranks by loss where the run has them, else 90 %% of the energy)",
+    )
+    advice.add_argument(
+        "--threshold", type=float, metavar="ALPHA", help="explained ratio of the paper's rank (default: as logged)"
     )
     export = command("export", _export, "a run's tables as files", "export runs/demo --format parquet --out tables")
     export.add_argument("path", metavar="RUN", help="run directory")
@@ -150,9 +155,10 @@ def _advise(options: argparse.Namespace) -> int:
 
     run = open_run(options.path)
     rule = logged_rule(run)
-    table = advise(run, rule if options.threshold is None else replace(rule, threshold=options.threshold))
+    rule = rule if options.threshold is None else replace(rule, threshold=options.threshold)
+    table = advise(run, rule, options.rank_from)
     print(advice_text(table), end="")
-    if run.too_few_points:
+    if run.too_few_points and table["rank"].notna().any():  # else it is said as the reason
         print(run.too_few_points)
     if options.csv:
         local_path(options.csv, "--csv").write_text(advice_csv(table), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Which rank would have been enough, and what it would save."""
+"""Which rank is enough, and what training at it would save."""
 
 from __future__ import annotations
 
@@ -6,64 +6,90 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from inrank_monitor.advice import advice_csv, advice_table, lora_config, lora_json, rank_pattern, savings
+from inrank_monitor.advice import (
+    RankSource,
+    advice_csv,
+    advice_table,
+    lora_config,
+    lora_json,
+    rank_pattern,
+    savings,
+)
 from views.choices import URL
 from views.page import Page, download, explain
 
+_RANK = st.column_config.NumberColumn
 _COLUMNS = {
     "matrix": st.column_config.TextColumn("Matrix", pinned=True),
     "shape": "Shape",
-    "rank": st.column_config.NumberColumn(
-        "Rank", help="The rank that is enough for the last measured update: least r with explained ratio ≥ α."
-    ),
-    "peak_rank": st.column_config.NumberColumn("Peak", help="The highest rank so far, the first steps left out."),
-    "null_rank": st.column_config.NumberColumn("Null", help="The rank that the same rule gives noise."),
-    "rank_over_null": st.column_config.NumberColumn("Rank / null", format="%.2f"),
-    "break_even_rank": st.column_config.NumberColumn("Break-even", help="The largest rank that saves anything."),
-    "parameters_saved": st.column_config.NumberColumn("Params saved", format="localized"),
-    "multiply_adds_saved": st.column_config.NumberColumn(
-        "MACs saved", format="localized", help="Multiply-adds a token, or an output position of a convolution."
-    ),
+    "rank": _RANK("Rank", help="What is enough for the last measured update. Empty: no advice, see the last column."),
+    "intrinsic_rank": _RANK("Paper", help="The paper's rule: least r with explained ratio ≥ α."),
+    "rank_from": st.column_config.TextColumn("From", help="What the rank comes from."),
+    "energy_share": _RANK("Held", format="percent", help="The share of ‖ΔW‖² that the rank holds."),
+    "loss_rank": _RANK("Loss", help="By the loss: the newest result of ranks_by_loss."),
+    "energy_rank": _RANK("Energy", help="The least rank that holds 90 % of ‖ΔW‖²."),
+    "signal_rank": _RANK("Signal", help="How many singular values stand above the edge of noise."),
+    "peak_rank": _RANK("Peak", help="The paper's rule: the highest rank so far, the first steps left out."),
+    "null_rank": _RANK("Null", help="The rank that the paper's rule gives noise."),
+    "rank_over_null_rank": _RANK("Paper / null", format="%.2f"),
+    "break_even_rank": _RANK("Break-even", help="The largest rank whose factors are smaller than the matrix."),
+    "trainable_parameters": _RANK("Trainable", format="localized", help="Parameters of two factors of the rank."),
+    "trainable_saved": _RANK("Trainable saved", format="localized", help="Parameters that need not be trained."),
     "share_saved": st.column_config.ProgressColumn("Share saved", format="percent", min_value=0, max_value=1),
-    "verdict": "Verdict",
+    "verdict": st.column_config.TextColumn("Spectrum", help="What the spectrum looks like beside that of noise."),
+    "advice": "Advice",
+}
+_SOURCES: dict[RankSource | None, str] = {
+    None: "loss, else energy",
+    "loss": "loss",
+    "energy": "90 % of the energy",
+    "paper": "the paper's rule",
+    "signal": "signal rank",
 }
 
 
 class Choice(NamedTuple):
-    """The most that LoRA shall get."""
+    """What the ranks come from, and the most that LoRA shall get."""
 
+    rank_from: RankSource | None
     max_rank: int | None
 
 
 def choose(page: Page) -> Choice:
-    """A cap for LoRA."""
+    """A source of the ranks, and a cap for LoRA."""
     explain(
-        "For each matrix the rank that is enough for its update at α, beside the rank of noise, and what a layer "
-        "of two thin factors of that rank would save over the full matrix.",
-        "A rank far below break-even and far below the null rank is worth using. Where the rank is like that of "
-        "noise, it says nothing: train longer, or look at the spectrum itself.",
+        "For each matrix the rank that is enough for its update: at which the loss stays, where ranks_by_loss has "
+        "measured that, else the rank that holds 90 % of the energy; beside it the other rules' ranks.",
+        "Factors of a rank far below break-even leave much less to train: less optimizer state, gradient and update. "
+        "W0 stays, so the model gets no smaller. Where the spectrum is like noise's there is no advice.",
     )
-    left, _ = st.columns(2)
+    has_loss = not page.run.read(lambda run: run.loss_ranks).empty
+    left, right = st.columns(2)
     with left:
+        names = [source for source in _SOURCES if source != "loss" or has_loss]
+        labels = [_SOURCES[source] for source in names]
+        chosen = st.selectbox("Rank from", labels, key="rank_from", **URL)
+    with right:
         cap = st.number_input("Highest LoRA rank (0: no limit)", 0, 100_000, 0, key="max_rank", **URL)
-    return Choice(int(cap) or None)
+    return Choice(names[labels.index(chosen)], int(cap) or None)
 
 
 def show(page: Page, choice: Choice) -> None:
     """Sum, table and downloads."""
     state = page.state
-    table = advice_table(state.matrices, state.measurements)
+    table = page.run.read(lambda run: advice_table(run, state.measurements, choice.rank_from))
     total = savings(table)
     first, second, third = st.columns(3)
-    first.metric("Matrices where a low rank saves", f"{total['matrices']} of {len(table)}")
+    first.metric("Matrices where factors save", f"{total['matrices']} of {len(table)}")
     second.metric(
-        "Parameters saved",
-        f"{total['parameters']:,}",
+        "Parameters that need not be trained",
+        f"{total['trainable_saved']:,}",
         f"{total['share']:.0%} of what is watched",
         "off",
         delta_arrow="off",
     )
-    third.metric("Multiply-adds saved a token", f"{total['multiply_adds']:,}")
+    saved = total["optimizer_bytes_saved"] + total["gradient_bytes_saved"]
+    third.metric("Adam's state and gradient saved", f"{saved / 1e6:,.1f} MB", "in float32", "off", delta_arrow="off")
     shape = table["rows"].astype(str) + "×" + table["cols"].astype(str)
     shown = table.assign(shape=shape).reset_index(names="matrix")[list(_COLUMNS)]
     st.dataframe(
@@ -72,7 +98,7 @@ def show(page: Page, choice: Choice) -> None:
         column_config=_COLUMNS,
         hide_index=True,
         height=min(38 + 35 * max(len(shown), 1), 620),
-        alt=f"Table of {len(shown)} matrices with the rank that is enough and what it saves",
+        alt=f"Table of {len(shown)} matrices with the rank that is enough and what training at it saves",
     )
     with st.container(horizontal=True):
         download("Advice as CSV", lambda: advice_csv(table), f"advice-{state.name}.csv", "text/csv", "advice csv")

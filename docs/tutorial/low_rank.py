@@ -365,6 +365,7 @@ import argparse
 import inspect
 import logging
 
+from inrank_monitor import ranks_by_loss
 from inrank_monitor.advice import advise, rank_pattern
 from inrank_monitor.demo.text import Tokens
 from tokenizers import Tokenizer
@@ -378,24 +379,30 @@ SHORT = 60
 
 tuned = copy.deepcopy(model)
 training = fit(tuned, source.batch, SHORT, 1e-3)
-with attach(tuned, next(training), "runs/tuned", every=10, buffer_rank=12):
+with attach(tuned, next(training), "runs/tuned", every=5, buffer_rank=12):
     list(training)
+tuned.eval()
+ranks_by_loss(tuned, "runs/tuned", lambda: validation(tuned))
 
 table = advise(open_run("runs/tuned"))
 shown = [
-    "rows",
-    "cols",
     "rank",
+    "rank_from",
+    "energy_share",
+    "energy_rank",
+    "intrinsic_rank",
+    "signal_rank",
     "null_rank",
-    "rank_over_null",
     "break_even_rank",
-    "verdict",
+    "advice",
 ]
 table[shown].round(2)
 
 # %% [markdown]
-# A row a matrix: the rank that was enough by the rule, beside noise; `break_even_rank` is where two factors stop being
-# smaller than the matrix. `rank_pattern` turns the table into what PEFT takes, one rank a module:
+# A row a matrix. `rank` is the one that is enough: here by the loss, which `ranks_by_loss` has just asked, with all
+# matrices cut at once; without it 90 % of the update's energy would count. Beside it stand the ranks of the other rules, and
+# `break_even_rank`, above which two factors have more to train than the matrix. A matrix that the loss does without gets no
+# adapter. `rank_pattern` turns the table into what PEFT takes, one rank a module:
 
 # %%
 pattern = rank_pattern(table)
@@ -443,8 +450,8 @@ line("LoRA, rank 1 everywhere", *lora(1))
 # %% [markdown]
 # Read the table for what it is: one seed, a few seconds of training, a very small model. The full training also moved
 # embeddings, biases and norms, which a LoRA leaves as they were; how much of the distance that makes, this table does not
-# say. It shows the way and not a law. The way is: watch a short full training, read ranks over null ranks, choose, and
-# *measure the choice*.
+# say. It shows the way and not a law. The way is: watch a short full training, ask the loss for its ranks, and *measure the
+# choice*; `inrank reproduce advice` does it with three seeds.
 #
 # ## What you know now
 #

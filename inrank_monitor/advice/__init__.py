@@ -1,4 +1,4 @@
-"""Spectra to ranks worth using: what each would save, and the settings of a LoRA with these ranks.
+"""A run to ranks worth using: what each would save in training, and the settings of a LoRA with these ranks.
 
 Example:
     >>> from inrank_monitor import open_run
@@ -10,9 +10,13 @@ Example:
 from __future__ import annotations
 
 from inrank_monitor.advice.lora import lora_config, lora_json, module_name, rank_pattern
-from inrank_monitor.advice.table import advice_csv, advice_table, advice_text, advise, savings
+from inrank_monitor.advice.sources import RANK_SOURCES, RankSource
+from inrank_monitor.advice.table import advice_table, advise, savings
+from inrank_monitor.advice.text import advice_csv, advice_text
 
 __all__ = [
+    "RANK_SOURCES",
+    "RankSource",
     "advice_csv",
     "advice_table",
     "advice_text",

@@ -37,7 +37,7 @@ def anchored(name: str) -> str:
 
 
 def rank_pattern(table: pd.DataFrame, max_rank: int | None = None) -> dict[str, int]:
-    """Module name -> rank, for LoRA: the layers that PEFT can wrap and that have a measured update.
+    """Module name -> rank, for LoRA: the layers that PEFT can wrap and for which there is a rank above 0.
 
     Parts of one weight (q, k, v) are one module and get the largest of their ranks (their sum would fit them in every
     case, the largest does where they share directions). So does an attention of torch with its output layer. Ranks of
@@ -79,13 +79,15 @@ def lora_config(table: pd.DataFrame, max_rank: int | None = None, scale: float =
         scale: α / r, of every layer.
 
     Raises:
-        ValueError: no matrix has a rank, or an argument is out of range.
+        ValueError: no layer that LoRA can adapt has a rank (the table's `advice` says why), or an argument is out of
+            range.
     """
     if not scale > 0:
         raise ValueError(f"scale must be above 0, got {scale}")
     pattern = rank_pattern(table, max_rank)
     if not pattern:
-        raise ValueError("no layer that LoRA can adapt has a measured update")
+        why = ", ".join(dict.fromkeys(table["advice"])) if "advice" in table else ""
+        raise ValueError(f"no layer that LoRA can adapt has an advised rank ({why or 'the table is empty'})")
     most = max(pattern.values())
     layers = {_layer(row) for _, row in _adapted(table)}
     return {
@@ -113,8 +115,8 @@ def module_name(parameter: str) -> str:
 
 
 def _adapted(table: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Module and row of each matrix that has a rank and is part of a layer that LoRA can adapt."""
-    rows: list[dict[str, Any]] = table[table["rank"].notna()].to_dict("records")  # type: ignore[assignment]
+    """Module and row of each matrix that has a rank above 0 and is part of a layer that LoRA can adapt."""
+    rows: list[dict[str, Any]] = table[(table["rank"] > 0).fillna(False).astype(bool)].to_dict("records")  # type: ignore[assignment]
     attentions = {module_name(row["parameter"]) for row in rows if _PART.sub("", row["parameter"]).endswith(_ATTENTION)}
     for row in rows:
         module, layer = module_name(row["parameter"]), _layer(row)

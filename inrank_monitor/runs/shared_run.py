@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import pandas as pd
 
@@ -23,6 +24,7 @@ from inrank_monitor.runs.run import Run, buffer_ranks, open_run
 from inrank_monitor.runs.summary import RunSummary
 
 MAX_AGE = 0.5  # seconds between two looks at the disk, however many pages ask
+Result = TypeVar("Result")
 _RULES_KEPT = 4
 _SPECTRA_KEPT = 32
 
@@ -189,5 +191,9 @@ class SharedRun:
 
     def summary(self) -> RunSummary:
         """The run in one line."""
+        return self.read(Run.summary)
+
+    def read(self, function: Callable[[Run], Result]) -> Result:
+        """What a function of the run returns; nobody refreshes the run meanwhile."""
         with self._lock:
-            return self._run.summary()
+            return function(self._run)

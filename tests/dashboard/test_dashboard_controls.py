@@ -18,19 +18,22 @@ from helpers.dashboard_controls import AT_FIRST, COMPARED, CONTROLS, Control
 from helpers.dashboard_page import DashboardPage
 from helpers.dashboard_widgets import Act, add, clear, number, press, radio, select, slide
 from helpers.expected_figures import comparison
-from helpers.made_runs import make_run
+from helpers.loss_ranks import write_loss_ranks
+from helpers.made_runs import make_run, names_of
 
-from inrank_monitor.advice import advice_table, lora_config, savings
+from inrank_monitor.advice import advise, lora_config, savings
 from inrank_monitor.runs.recomputation import RankRule
 
 pytestmark = pytest.mark.slow
 BOTH = ("first", "second")
+PAPER = 3  # column of the advice
 
 
 @pytest.fixture(scope="module")
 def dashboard(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DashboardPage]:
     folder = tmp_path_factory.mktemp("runs")
     make_run(folder / "first", matrices=10, created=2e9, not_finite=lambda step: [3] if step == 30 else [])
+    write_loss_ranks(folder / "first", {name: 1 + place for place, name in enumerate(names_of(10))}, 40)
     make_run(folder / "second", matrices=10, steps=range(0, 90, 15), seed=1)
     with serving(*streamlit(), folder=str(folder)) as address:
         page = visit(browser, address)
@@ -112,12 +115,12 @@ def test_views_are_changed_by_a_click_and_each_draws_its_own_figures(dashboard: 
         dashboard.use(partial(open_view, view=other), AT_FIRST[view](first), AT_FIRST[other](first))
 
 
-def test_the_advice_is_of_the_present_rank_and_the_cap_that_is_chosen(dashboard: DashboardPage) -> None:
-    page, state = dashboard.page, dashboard.run("first").state
+def test_the_advice_is_by_the_loss_and_the_cap_that_is_chosen(dashboard: DashboardPage) -> None:
+    page = dashboard.page
     dashboard.begin("Advice", anew=True)
-    table = advice_table(state.matrices, state.measurements)
-    until(lambda: column(page, 2) == list(table["rank"]))
-    assert metrics(page)[1] == f"{savings(table)['parameters']:,}"
+    table = dashboard.run("first").run.read(advise)
+    until(lambda: column(page, 2) == list(range(1, 11)) == list(table["rank"]))
+    assert metrics(page)[1] == f"{savings(table)['trainable_saved']:,}"
     config = lora_config(table)
     assert downloaded(page, "LoraConfig for PEFT (JSON)") == config
     cap = config["r"] - 1
@@ -128,18 +131,19 @@ def test_the_advice_is_of_the_present_rank_and_the_cap_that_is_chosen(dashboard:
 
 
 @pytest.mark.parametrize("control", ["Threshold α", *RULES])
-def test_the_advice_is_by_the_rule(dashboard: DashboardPage, control: str) -> None:
+def test_the_papers_rank_in_the_advice_is_by_the_rule(dashboard: DashboardPage, control: str) -> None:
     act, rule = {"Threshold α": (slide("Threshold α", "Home"), RankRule(0.5, 8)), **RULES}[control]
     page = dashboard.page
     dashboard.begin("Advice", anew=True)
     states = [dashboard.run("first", one).state for one in (None, rule)]
-    before, after = (list(advice_table(one.matrices, one.measurements)["rank"]) for one in states)
+    newest = [one.measurements.drop_duplicates("matrix", keep="last") for one in states]
+    before, after = (list(rows["intrinsic_rank"]) for rows in newest)
     assert before != after
-    until(lambda: column(page, 2) == before)
+    until(lambda: column(page, PAPER) == before)
     act(page)
-    until(lambda: column(page, 2) == after)
+    until(lambda: column(page, PAPER) == after)
     press("Back to the rule of the run")(page)
-    until(lambda: column(page, 2) == before)
+    until(lambda: column(page, PAPER) == before)
 
 
 def test_rows_of_the_table_of_runs_are_what_the_views_draw(dashboard: DashboardPage) -> None:

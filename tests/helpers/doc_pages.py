@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from helpers.active import gpt2
+from helpers.loss_ranks import write_loss_ranks
 from helpers.training import mlp
 from torch import Tensor, nn
 
@@ -184,15 +185,17 @@ def _after_a_run() -> dict[str, Any]:
 
 
 def _after_a_run_of_linear_layers() -> dict[str, Any]:
-    from inrank_monitor import attach
+    from inrank_monitor import attach, open_run
 
     model = mlp(24, 32, 16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     with attach(model, optimizer, "runs/first", every=1, buffer_rank=4):
-        for _ in range(3):
+        for _ in range(24):
             model(torch.randn(8, 24)).square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
+    names = open_run("runs/first").matrices.index
+    write_loss_ranks(Path("runs/first"), {str(name): 2 for name in names}, 24)
     return {"torch": torch, "model": model}
 
 

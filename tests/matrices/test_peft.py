@@ -16,12 +16,14 @@ import pytest
 import torch
 from helpers import oracles, peft_worker
 from helpers.everything import state
+from helpers.loss_ranks import write_loss_ranks
 from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers.pytorch_utils import Conv1D
 
 from inrank_monitor import SpectrumTracker, TrackerCallback, attach, open_run
 from inrank_monitor.advice import advise, rank_pattern
+from inrank_monitor.advice.reasons import LEAST_STEPS
 from inrank_monitor.matrices.adapters import Adapter
 from inrank_monitor.matrices.finding import Coverage, find_matrices
 
@@ -414,8 +416,12 @@ def test_advice_from_adapters_is_a_rank_pattern_that_peft_takes(tmp_path: Path) 
     model = wrap(gpt2(), LoraConfig(r=4, target_modules=GPT2_LAYERS, fan_in_fan_out=True))
     optimizer = adamw(model)
     with watch(model, optimizer, tmp_path / "run", buffer_rank=2):
-        train(model, optimizer, 5)
-    pattern = rank_pattern(advise(open_run(tmp_path / "run")))
+        train(model, optimizer, LEAST_STEPS)
+    names = open_run(tmp_path / "run").matrices.index
+    write_loss_ranks(tmp_path / "run", {str(name): 1 + place % 4 for place, name in enumerate(names)}, LEAST_STEPS)
+    table = advise(open_run(tmp_path / "run"))
+    assert (table["energy_rank"] <= 4).all()
+    pattern = rank_pattern(table)
     assert len(pattern) == 8
     config = LoraConfig(r=9, target_modules=list(pattern), rank_pattern=pattern, fan_in_fan_out=True)
     for matrix in find_matrices(wrap(gpt2(), config))[0]:

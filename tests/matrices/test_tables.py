@@ -10,7 +10,6 @@ from helpers.fused_models import transformer
 from torch import nn
 
 from inrank_monitor import find_matrices, scan
-from inrank_monitor.advice import advise
 
 
 class Net(nn.Module):
@@ -86,4 +85,3 @@ def test_a_scan_by_names_has_the_same_matrices(tmp_path: Path) -> None:
     for embeddings in (False, True):
         run = scan(files, tmp_path / f"run {embeddings}", embeddings=embeddings, tensorboard=False)
         assert set(run.matrices.index) == {m.name for m in find_matrices(model, embeddings=embeddings)[0]}
-    assert advise(run).loc["pos_embed", "multiply_adds_saved"] == 0

@@ -9,12 +9,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from helpers.loss_ranks import write_loss_ranks
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from inrank_monitor import attach, open_run
 from inrank_monitor.advice import advise, lora_config, lora_json, rank_pattern
 from inrank_monitor.advice.lora import ModuleName, anchored
+from inrank_monitor.advice.reasons import LEAST_STEPS
 from inrank_monitor.cli import main
 
 pytestmark = [
@@ -158,16 +160,17 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def advised(case: Case, folder: Path) -> pd.DataFrame:
-    """Advice from a run in which each matrix has had an update of a rank of its own."""
+    """Advice from a run in which each matrix has had an update, and each parameter a rank by loss of its own."""
     model = case.model()
-    with attach(model, None, folder, every=1, buffer_rank=2, tensorboard=False) as tracker:
+    with attach(model, None, folder, every=LEAST_STEPS, buffer_rank=2, tensorboard=False) as tracker:
         with torch.no_grad():
-            for place, parameter in enumerate(model.parameters()):
-                if parameter.ndim > 1:
-                    flat = parameter.view(len(parameter), -1)
-                    rank = 1 + place % 3
-                    flat += torch.randn(len(flat), rank) @ torch.randn(rank, flat.shape[1])
-        tracker.step()
+            for parameter in model.parameters():
+                parameter += torch.randn_like(parameter)
+        for _ in range(LEAST_STEPS):
+            tracker.step()
+    places = {parameter: place for place, (parameter, _) in enumerate(model.named_parameters())}
+    named = open_run(folder).matrices["parameter"]
+    write_loss_ranks(folder, {str(name): 1 + places[of] % 3 for name, of in named.items()}, LEAST_STEPS)
     return advise(open_run(folder))
 
 

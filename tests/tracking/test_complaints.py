@@ -22,7 +22,7 @@ from torch.optim import SGD
 import inrank
 import inrank_monitor.tracking.pace
 import inrank_monitor.tracking.snapshots
-from inrank_monitor import attach, open_run
+from inrank_monitor import attach, open_run, ranks_by_loss
 from inrank_monitor.advice import advise, lora_config, lora_json, rank_pattern
 from inrank_monitor.console import RUNS_VARIABLE
 from inrank_monitor.figures import rank_heatmap
@@ -286,15 +286,17 @@ def test_peft_takes_the_ranks_that_the_advice_gives(tmp_path: Path) -> None:
     model = made()
     optimizer = SGD(model.parameters(), lr=0.5)
     with attach(model, optimizer, tmp_path / "run", every=2, buffer_rank=4, tensorboard=False):
-        for step in range(10):
-            tokens = torch.randint(11, (4, 12), generator=torch.Generator().manual_seed(step))
+        tokens = torch.randint(11, (4, 12))
+        for _ in range(40):
             optimizer.zero_grad()
             model(input_ids=tokens, labels=tokens).loss.backward()
             optimizer.step()
+    model.eval()
+    ranks_by_loss(model, tmp_path / "run", lambda: model(input_ids=tokens, labels=tokens).loss, tolerance=1e-3)
     table = advise(open_run(tmp_path / "run"))
     (tmp_path / "lora.json").write_text(lora_json(lora_config(table)))  # as `inrank-monitor advise --lora` does
     pattern = rank_pattern(table)
-    assert len(pattern) == 8
+    assert 4 < len(pattern) <= 8  # what the loss does not need is left out
     assert len(set(pattern.values())) > 1
     config = LoraConfig(**json.loads((tmp_path / "lora.json").read_text()))
     adapted = get_peft_model(made(), config)

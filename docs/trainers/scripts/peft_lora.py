@@ -25,7 +25,7 @@ model = get_peft_model(model, lora)
 trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 optimizer = torch.optim.AdamW(trained, lr=3e-3)
 
-tracker = attach(model, optimizer, directory, buffer_rank=8)
+tracker = attach(model, optimizer, directory, every=3, buffer_rank=8)
 for _ in range(60):
     starts = torch.randint(len(text) - 64, (8,))
     tokens = torch.stack([text[start : start + 64] for start in starts])
@@ -37,4 +37,7 @@ for _ in range(60):
 tracker.close()
 
 print(tracker.summary())
-print("The next LoraConfig:", lora_config(advise(open_run(directory))))
+advice = advise(open_run(directory))
+print(advice[["rank", "rank_from", "energy_share", "advice"]].to_string())
+if (advice["rank"] > 0).any():
+    print("The next LoraConfig:", lora_config(advice))
