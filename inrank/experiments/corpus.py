@@ -1,12 +1,17 @@
-"""The text of a request as tokens, made once for all of its language models."""
+"""The texts of a request as tokens, made once for all of its language models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sysconfig
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from inrank.gpt2.text import WIKITEXT, Corpus, make_corpus, read_texts
+from inrank.gpt2.text import WIKITEXT, Corpus, Texts, make_corpus, read_texts
 from inrank.reproduction.experiment import Request
+from inrank_monitor.demo.text import VALIDATION_SHARE
+
+_SOURCES = ("argparse", "ast", "datetime", "difflib", "inspect", "logging/__init__", "pathlib", "tarfile", "typing")
 
 
 def text_settings(request: Request, vocabulary: int) -> dict[str, object]:
@@ -22,3 +27,13 @@ def shared_corpus(runs: Path, text: Sequence[str], test_text: str | None, vocabu
         DemoError: a text cannot be read.
     """
     return make_corpus(runs, read_texts(tuple(text), test_text), vocabulary)
+
+
+def fine_tuning_corpora(runs: Path, settings: Mapping[str, Any]) -> tuple[Corpus, Corpus]:
+    """The text of a request, and sources of Python in its tokens: what a model is trained on first, and then."""
+    first = shared_corpus(runs, settings["text"], settings["test_text"], settings["vocabulary"])
+    folder = Path(sysconfig.get_path("stdlib"))
+    sources = "\n".join((folder / f"{name}.py").read_text(encoding="utf-8") for name in _SOURCES)
+    cut = int(len(sources) * (1 - VALIDATION_SHARE))
+    texts = Texts("sources of Python's standard library", sources[:cut], sources[cut:])
+    return first, make_corpus(runs, texts, settings["vocabulary"], tokenizer=str(first.directory))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inrank_monitor.ranks.buffer_rank import buffer_rank_text, default_buffer_rank, too_large_text
+from inrank_monitor.ranks.cut import blank_cut, cut_text, is_cut, is_known_rank
 from inrank_monitor.ranks.metrics import (
     DEFINITIONS,
     Definition,
@@ -21,21 +22,39 @@ from inrank_monitor.ranks.watches import WATCHES, History
 __all__ = [
     "DEFINITIONS",
     "WATCHES",
+from inrank_monitor.ranks.signal import energy_share, noise_edges, signal_rank, signal_share
+from inrank_monitor.ranks.verdict import VERDICTS, Verdict, dense_verdict, factors_verdict, spectrum_verdict
+
+__all__ = [
+    "DEFINITIONS",
+    "VERDICTS",
     "Definition",
     "History",
     "Kind",
     "RankRule",
+    "Verdict",
+    "blank_cut",
     "buffer_rank_text",
     "check_options",
+    "cut_text",
     "default_buffer_rank",
+    "dense_verdict",
     "effective_rank",
+    "energy_share",
     "explained_ratio",
     "explained_ratio_curve",
+    "factors_verdict",
     "intrinsic_rank",
+    "is_cut",
+    "is_known_rank",
     "next_rank",
+    "noise_edges",
     "null_rank",
     "null_singular_values",
     "tail_exponent",
+    "signal_rank",
+    "signal_share",
+    "spectrum_verdict",
     "too_large_text",
     "untrained_growth",
 ]

@@ -7,6 +7,8 @@ no claim made: `is_finite` tells those rows apart. A zero update has explained r
 References:
     Zhao et al. 2023, InRank: Incremental Low-Rank Learning, arXiv:2306.11250 (eq. 7, Algorithm 2).
     Roy and Vetterli 2007, The effective rank: a measure of effective dimensionality.
+
+The signal rank, which has more to explain, is in `inrank_monitor.ranks.signal` and can be had from here too.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from inrank_monitor.ranks.buffer_rank import default_buffer_rank
+from inrank_monitor.ranks.signal import energy_share as energy_share
+from inrank_monitor.ranks.signal import signal_rank as signal_rank
+from inrank_monitor.ranks.signal import signal_share as signal_share
 
 Definition = Literal["paper", "reference"]
 DEFINITIONS = ("paper", "reference")

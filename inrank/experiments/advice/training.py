@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from inrank.experiments.advice.texts import fine_tuning_corpora
+from inrank.experiments.corpus import fine_tuning_corpora
 from inrank.gpt2.evaluation import mean_loss
 from inrank.gpt2.models import build, parse_size
 from inrank.gpt2.text import Corpus

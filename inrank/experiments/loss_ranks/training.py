@@ -12,15 +12,17 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from inrank.experiments.corpus import shared_corpus
+from inrank.experiments.corpus import fine_tuning_corpora, shared_corpus
 from inrank.experiments.loss_ranks import tasks
-from inrank.experiments.loss_ranks.texts import fine_tuning_corpora
 from inrank.reproduction.experiment import Request, Training
+from inrank_monitor.ranks import signal_rank
+from inrank_monitor.runs import peak_ranks
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from inrank_monitor.runs import Run
 
 TOLERANCE = 0.01  # nats
 EVALUATIONS = 200
@@ -113,7 +115,7 @@ def judge(task: tasks.Task, directory: Path, evaluations: int) -> dict[str, floa
         numbers[f"elsewhere {name}"] = loss_at_ranks(task.model, run, task.elsewhere, ranks) - other
         return numbers[f"rise {name}"]
 
-    for name, ranks in ranks_of_rules(run.measurements, sides).items():
+    for name, ranks in ranks_of_rules(run, sides).items():
         measure(name, ranks)
     for share in UNIFORM:
         measure(uniform_name(share), {name: max(1, round(share * side)) for name, side in sides.items()})
@@ -134,16 +136,15 @@ def uniform_name(share: float) -> str:
     return f"{share:g} of the short side"
 
 
-def ranks_of_rules(measurements: pd.DataFrame, sides: pd.Series) -> dict[str, dict[str, int]]:
+def ranks_of_rules(run: Run, sides: pd.Series) -> dict[str, dict[str, int]]:
     """Ranks of the last snapshot by each of `RULES`, at least 1; where a rule says nothing of a matrix, all of it."""
-    last = measurements.drop_duplicates("matrix", keep="last").set_index("matrix")
-    highest = measurements[measurements["step"] > 10].groupby("matrix", observed=True)["intrinsic_rank"].max()
+    last = run.measurements.drop_duplicates("matrix", keep="last").set_index("matrix")
     columns = {
         "paper": last["intrinsic_rank"],
-        "peak": highest,
+        "peak": peak_ranks(run.measurements),
         "stable": np.ceil(last["stable_rank"]),
         "energy": last["energy_rank"],
-        "signal": last.get("signal_rank", last["intrinsic_rank"]),
+        "signal": pd.Series({name: _signal_rank(run, name) for name in sides.index}),
     }
     full = sides.astype(float)
     return {
@@ -153,6 +154,11 @@ def ranks_of_rules(measurements: pd.DataFrame, sides: pd.Series) -> dict[str, di
         }
         for rule, values in columns.items()
     }
+
+
+def _signal_rank(run: Run, name: str) -> float:
+    rows, cols = run.matrices.loc[name, ["rows", "cols"]]
+    return float(signal_rank(run.singular_values(name).to_numpy()[-1], int(rows), int(cols)))
 
 
 def _least(most: int, is_enough: Callable[[int], bool]) -> int:
