@@ -16,18 +16,15 @@ from inrank_monitor.ranks.metrics import (
 )
 from inrank_monitor.ranks.null_model import Kind, null_rank, null_singular_values, untrained_growth
 from inrank_monitor.ranks.rule import RankRule
+from inrank_monitor.ranks.signal import energy_share, noise_edges, signal_rank, signal_share
 from inrank_monitor.ranks.tail import tail_exponent
+from inrank_monitor.ranks.verdict import VERDICTS, Verdict, dense_verdict, factors_verdict, spectrum_verdict
 from inrank_monitor.ranks.watches import WATCHES, History
 
 __all__ = [
     "DEFINITIONS",
-    "WATCHES",
-from inrank_monitor.ranks.signal import energy_share, noise_edges, signal_rank, signal_share
-from inrank_monitor.ranks.verdict import VERDICTS, Verdict, dense_verdict, factors_verdict, spectrum_verdict
-
-__all__ = [
-    "DEFINITIONS",
     "VERDICTS",
+    "WATCHES",
     "Definition",
     "History",
     "Kind",
@@ -51,10 +48,10 @@ __all__ = [
     "noise_edges",
     "null_rank",
     "null_singular_values",
-    "tail_exponent",
     "signal_rank",
     "signal_share",
     "spectrum_verdict",
+    "tail_exponent",
     "too_large_text",
     "untrained_growth",
 ]
