@@ -147,12 +147,11 @@ def ranks_of_rules(run: Run, sides: pd.Series) -> dict[str, dict[str, int]]:
         "signal": pd.Series({name: _signal_rank(run, name) for name in sides.index}),
     }
     full = sides.astype(float)
+    found = {
+        rule: values.astype(float).reindex(full.index).fillna(full).clip(lower=1) for rule, values in columns.items()
+    }
     return {
-        rule: {
-            str(name): int(rank)
-            for name, rank in values.astype(float).reindex(full.index).fillna(full).clip(lower=1).items()
-        }
-        for rule, values in columns.items()
+        rule: dict(zip(map(str, full.index), ranks.astype(int).tolist(), strict=True)) for rule, ranks in found.items()
     }
 
 
