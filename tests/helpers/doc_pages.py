@@ -18,11 +18,11 @@ from helpers.training import mlp
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[2]
-GENERATED = "docs/reproduction.md"  # written by `inrank reproduce`; it holds no code
+GENERATED = ("docs/reproduction.md", "docs/rank-by-loss.md", "docs/advice.md")  # by `inrank reproduce`; they hold no code
 PAGES = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
-    if str(path.relative_to(ROOT)) != GENERATED
+    if str(path.relative_to(ROOT)) not in GENERATED
 )
 NOT_RUN = re.compile(r"^\s*<!-- not run: (?P<reason>.+?) -->\s*$")
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)")
