@@ -12,7 +12,16 @@ from views.choices import URL, choose_matrices, log_steps_switch
 from views.page import Page, caption, explain, show_figure
 
 MOST_LINES = 120
-_COLUMNS = ("intrinsic_rank", "running_rank", "layer_rank", "stable_rank", "effective_rank", "relative_norm")
+_COLUMNS = (
+    "intrinsic_rank",
+    "running_rank",
+    "layer_rank",
+    "stable_rank",
+    "effective_rank",
+    "signal_rank",
+    "signal_share",
+    "relative_norm",
+)
 _LAYER_LOOK = (
     "The rank that each low-rank layer trains with, a triangle where it was made to grow. Dashed: the rank at which "
     "the same rule comes to rest on noise (the null rank)."

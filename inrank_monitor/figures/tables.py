@@ -27,12 +27,15 @@ COLUMN_TITLES = {
     "nuclear_norm": "nuclear norm Σσ",
     "relative_norm": "‖ΔW‖ / ‖W0‖",
     "error_bound": "bound on the error of each σ",
+    "signal_rank": "signal rank",
+    "signal_share": "share of ‖ΔW‖² above noise",
+    "rank_over_null_rank": "rank over null rank",
 }
 
 
 def is_held(column: str) -> bool:
     """Whether a value holds until the next measurement, as a rank does: its line is a staircase."""
-    return column in (*RANK_COLUMNS, "capacity")
+    return column in (*RANK_COLUMNS, "capacity", "signal_rank")
 
 
 def column_title(column: str) -> str:

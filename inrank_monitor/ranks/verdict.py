@@ -4,8 +4,8 @@
     has not moved       the update is zero
     too thin to tell    the short side is below 16: noise of such a shape may look like anything
     structured          a singular value stands above the edge of noise's bulk (`signal_rank` ≥ 1); where not all values
-                        are known, σ₁² is a larger share of ‖ΔW‖² than in 99.8 % of noise
-    flatter than noise  σ₁² is a smaller share of ‖ΔW‖² than in 99.8 % of noise: the strong directions are more alike
+                        are known, σ₁² is a larger share of ‖ΔW‖² than in 99 % of noise
+    flatter than noise  σ₁² is a smaller share of ‖ΔW‖² than in 99 % of noise: the strong directions are more alike
                         than chance makes them, as orthogonalised updates are
     like noise          none of these
 
@@ -13,7 +13,7 @@ Share and edge are those of Gaussian matrices by the law of Tracy and Widom. The
 are measured for cut spectra too, so a verdict hardly depends on how a run was measured. Of noise, at most 1 % is
 called structured and at most 1 % flatter, at every shape of 16 rows and more (`benchmarks/noise_verdicts.py` prints
 the rates). A product of factors (an adapter's, a low-rank layer's) has another noise: there the rank over the null rank
-decides, structured up to 0.6, flatter than noise from 1.4 on.
+decides, structured up to 0.6, flatter than noise from 1.6 on; of fewer than four columns nothing is told.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ VERDICTS: tuple[Verdict, ...] = (
     "has not moved",
     "not finite",
 )
-_LEAST_QUANTILE, _MOST_QUANTILE = -4.65, 3.2724  # of Tracy and Widom's law for real matrices: 0.001 and 0.999
+_LEAST_QUANTILE, _MOST_QUANTILE = -4.15, 3.2724  # of Tracy and Widom's law for real matrices: 0.005 and 0.999
 _LEAST_COLUMNS = 4  # of factors in whose rank there is something to tell
-_FACTORS_STRUCTURED, _FACTORS_FLATTER = 0.6, 1.4
+_FACTORS_STRUCTURED, _FACTORS_FLATTER = 0.6, 1.6
 
 
 @lru_cache(maxsize=1024)
 def noise_stable_ranks(rows: int, cols: int) -> tuple[float, float]:
-    """Between which stable ranks 99.8 % of the Gaussian matrices of a shape lie."""
-    short, long = np.float64(min(rows, cols)), np.float64(max(rows, cols))
+    """Between which stable ranks more than 99 % of the Gaussian matrices of a shape lie."""
+    short, long = np.asarray(min(rows, cols)), np.asarray(max(rows, cols))
     least, most = (float(rows * cols / largest_square(short, long, q)) for q in (_MOST_QUANTILE, _LEAST_QUANTILE))
     return least, most
 
@@ -108,7 +108,7 @@ def spectrum_verdict(singular_values: np.ndarray, rows: int, cols: int, frobeniu
         frobenius: ‖ΔW‖_F where only the leading values are given. Default: from the values.
     """
     values = np.asarray(singular_values, dtype=np.float64)
-    norm = frobenius_norm(values) if frobenius is None else np.float64(frobenius)
+    norm = frobenius_norm(values) if frobenius is None else np.asarray(frobenius)
     if not np.isfinite(values).all() or not len(values):
         return "not finite"
     return dense_verdict(

@@ -120,7 +120,7 @@ def _early_middle_late(values: pd.DataFrame) -> list[int] | None:
 
 def telling_matrices(table: pd.DataFrame) -> list[str]:
     """The matrix with the highest rank over null rank and that with the lowest, as far as there are any."""
-    ratio = table["rank_over_null"].dropna()
+    ratio = table["rank_over_null_rank"].dropna()
     return list(dict.fromkeys([str(ratio.idxmax()), str(ratio.idxmin())])) if len(ratio) else []
 
 

@@ -163,7 +163,10 @@ class Run:
 
     @property
     def measurements(self) -> pd.DataFrame:
-        """One row a matrix and step: step, time, matrix, the metrics, null_rank. Do not change it in place."""
+        """One row a matrix and step: step, time, matrix, the metrics, null_rank, rank_over_null_rank.
+
+        What is not known is NA or NaN. Do not change it in place.
+        """
         return self._table("measurements")
 
     @property
@@ -251,7 +254,8 @@ def _finish_measurements(frame: pd.DataFrame, matrices: pd.DataFrame) -> pd.Data
     codes = frame["matrix"].to_numpy(dtype=np.int64)
     known = (codes >= 0) & (codes < len(matrices))
     frame = frame[known].assign(matrix=pd.Categorical.from_codes(codes[known], pd.Index(matrices.index)))
-    frame["null_rank"] = matrices["null_rank"].to_numpy()[codes[known]]
+    frame["null_rank"] = null = matrices["null_rank"].to_numpy()[codes[known]]
+    frame["rank_over_null_rank"] = frame["intrinsic_rank"].astype("Float64").astype(float) / np.maximum(null, 1)
     for column in (*INTEGER_METRICS, "null_rank"):
         frame[column] = frame[column].astype("Int32")
     return frame.sort_values(["step", "matrix"], kind="stable", ignore_index=True)
