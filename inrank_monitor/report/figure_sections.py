@@ -82,7 +82,7 @@ def _close_up(run: RunTables, name: str) -> dict[str, go.Figure]:
     size = min(rows, cols) if run.leading is None else None
     mine = run.measurements[run.measurements["matrix"].astype(str) == name]
     # The null of a layer held in factors is another one than that of a dense matrix, which is drawn here.
-    null = null_singular_values(rows, cols)[: run.leading] if mine["layer_rank"].isna().all() else None
+    null = null_singular_values(rows, cols) if mine["layer_rank"].isna().all() else None
     spectra = figures.spectrum_evolution(values)
     density = figures.spectrum_density(
         values,
@@ -90,7 +90,7 @@ def _close_up(run: RunTables, name: str) -> dict[str, go.Figure]:
         threshold=run.threshold,
         buffer_rank=run.buffer_rank,
         definition=run.definition,
-        null=null,
+        null=None if null is None else null[: run.leading],
         size=size,
         measured=run.measured,
     )

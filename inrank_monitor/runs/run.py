@@ -195,7 +195,8 @@ class Run:
     def singular_values(self, name: str) -> pd.DataFrame:
         """Spectra of one matrix: index step, columns 1..q, descending; NaN where the update was not finite.
 
-        The table's `attrs` hold the matrix's buffer_rank, which figures take where none is given.
+        The table's `attrs` hold the matrix's buffer_rank, which figures take where none is given, and `leading`, how
+        many values were kept where a spectrum may have more (else None).
 
         Args:
             name: of the matrix, as `matrix` takes it.
@@ -218,6 +219,8 @@ class Run:
         by_step = pd.Index(np.array(steps, dtype=np.int64), name="step")
         found = pd.DataFrame(table, index=by_step, columns=pd.RangeIndex(1, width + 1))
         found.attrs["buffer_rank"] = int(self.matrices["buffer_rank"].iloc[code])
+        short = int(self.matrices[["rows", "cols"]].iloc[code].min())
+        found.attrs["leading"] = self.leading if self.leading is not None and self.leading < short else None
         return found
 
     def spectra(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
