@@ -25,10 +25,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-LEAST_SIDE = 16  # of a matrix in which signal can be told from noise, see benchmarks/noise_verdicts.py
+LEAST_SIDE = 16  # of a matrix in which signal can be told from noise, see `benchmarks/noise_verdicts.py --sides`
 ROUNDING = 1e-7  # a median below that, in units of σ₁, is what rounding has left of zeros
 _QUANTILE = 3.2724  # of Tracy and Widom's law for real matrices: 0.999
-_ALLOWANCE = 1.0  # for the spread of the median, which goes with the width of the bulk / short side
+_ALLOWANCE = 1.3  # for the spread of the median, which goes with the width of the bulk / short side
 _TOLERANCE = 6.0  # of the quartiles of what is left of noise, which goes with 1 / short side too
 _QUARTERS = (0.75, 0.5, 0.25)
 _RATIOS, _ANGLES = 257, 4096

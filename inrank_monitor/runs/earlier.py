@@ -6,12 +6,13 @@ ranks of spectra that were cut as well.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from inrank_monitor.ranks import blank_cut, energy_share, null_rank, signal_rank
+from inrank_monitor.ranks import blank_cut, energy_share, intrinsic_rank, null_rank, signal_rank
 from inrank_monitor.runs.log import SCHEMAS
 from inrank_monitor.runs.options import RunOptions
 
@@ -89,7 +90,20 @@ def _drawn(batch: pa.RecordBatch, info: dict[str, Any]) -> dict[str, np.ndarray]
         buffer_ranks = np.array([options.rule.buffer_rank_of(*shape) for shape in rows.shapes.tolist()])
         at = columns["running_rank"]
         blank_cut(columns, rows.cut(options.stored), rows.lengths, buffer_ranks, options.definition, at)
+        _end_with_zeros(columns, rows, options)
     return columns
+
+
+def _end_with_zeros(columns: dict[str, np.ndarray], rows: _Rows, options: RunOptions) -> None:
+    """Products of fewer columns than were kept: their spectra end with zeros, which the rule was not told of."""
+    factored = np.isfinite(rows.numbers("layer_rank")) & (rows.lengths > 0) & (rows.lengths < rows.short)
+    for place in np.flatnonzero(factored & (rows.lengths < (options.stored or 0))):
+        shape = rows.shapes[place].tolist()
+        rule = replace(options.rule, buffer_rank=options.rule.buffer_rank_of(*shape))
+        values = rows.spectra(np.array([place]))[0]
+        rank = intrinsic_rank(values, rule.threshold, rule.buffer_rank, rule.definition, min(shape))
+        columns["intrinsic_rank"][place] = rank
+        columns["running_rank"][place] = columns["explained_ratio"][place] = np.nan  # what was reached is not known
 
 
 class _Rows:

@@ -22,20 +22,24 @@ def verdicts(matrices: pd.DataFrame, measurements: pd.DataFrame) -> pd.Series:
     """
     newest = measurements.drop_duplicates("matrix", keep="last")
     rows = newest.set_index(newest["matrix"].astype(str)).reindex(columns=list(_NEEDED)).astype("Float64").astype(float)
-    rows = rows.join(matrices[["rows", "cols"]])
+    rows = rows.join(matrices.reindex(columns=["rows", "cols", "buffer_rank"]))
     found = {name: _verdict(row) for name, row in zip(rows.index, rows.to_dict("records"), strict=True)}
     names = pd.Index([str(name) for name in matrices.index], name="matrix")
     return pd.Series(found, dtype=object, name="verdict").reindex(names)
 
 
-_NEEDED = ("spectral_norm", "stable_rank", "signal_rank", "rank_over_null_rank", "layer_rank", "capacity")
+_NEEDED = ("spectral_norm", "stable_rank", "signal_rank", "numerical_rank", "layer_rank", "capacity")
 
 
 def _verdict(row: Mapping[Any, Any]) -> Verdict:
-    rows, cols, norm = int(row["rows"]), int(row["cols"]), row["spectral_norm"]
+    rows, cols = int(row["rows"]), int(row["cols"])
+    norm, stable = row["spectral_norm"], row["stable_rank"]
     if pd.notna(row["layer_rank"]):
-        columns = row["layer_rank"] if pd.isna(row["capacity"]) else row["capacity"]
-        return factors_verdict(
-            min(int(columns), rows, cols), spectral_norm=norm, rank_over_null_rank=row["rank_over_null_rank"]
-        )
-    return dense_verdict(rows, cols, spectral_norm=norm, stable_rank=row["stable_rank"], signal_rank=row["signal_rank"])
+        # a layer that grows holds b columns beyond its rank, an adapter none: its capacity is its rank
+        held = row["layer_rank"] + row["buffer_rank"]
+        columns = int(held if pd.isna(row["capacity"]) else min(held, row["capacity"]))
+        return factors_verdict(rows, cols, columns, spectral_norm=norm, stable_rank=stable)
+    signal, numerical = row["signal_rank"], row["numerical_rank"]
+    return dense_verdict(
+        rows, cols, spectral_norm=norm, stable_rank=stable, signal_rank=signal, numerical_rank=numerical
+    )

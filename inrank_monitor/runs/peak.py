@@ -32,7 +32,7 @@ def peaks(measurements: pd.DataFrame) -> pd.DataFrame:
     finite = measurements["intrinsic_rank"].notna()
     if "stable_rank" in measurements:  # known of a cut spectrum too
         finite |= np.isfinite(measurements["stable_rank"].astype(float))
-    rows = measurements[finite].assign(matrix=measurements["matrix"].astype(str))
+    rows = measurements.assign(matrix=measurements["matrix"].astype(str))[finite]
     late = rows[rows["step"] > FIRST_STEPS]
     unknown = late.loc[late["intrinsic_rank"].isna(), "matrix"]
     late = late[~late["matrix"].isin(set(unknown))]
