@@ -60,6 +60,7 @@ def dense_verdict(
     stable_rank: float,
     signal_rank: float = math.nan,
     numerical_rank: float = math.nan,
+    error_bound: float = 0.0,
 ) -> Verdict:
     """The verdict on a dense update, from its metrics.
 
@@ -70,6 +71,7 @@ def dense_verdict(
         stable_rank: ‖ΔW‖_F² / σ₁².
         signal_rank: NaN where it is not known.
         numerical_rank: NaN where it is not known.
+        error_bound: by how much σ₁ may be too small, as leading values are.
     """
     if not (math.isfinite(spectral_norm) and math.isfinite(stable_rank)):
         return "not finite"
@@ -82,7 +84,8 @@ def dense_verdict(
         return "structured"
     if math.isnan(signal_rank) and stable_rank < least:
         return "structured"
-    return "flatter than noise" if stable_rank > most else "like noise"
+    surely = stable_rank * (spectral_norm / (spectral_norm + error_bound)) ** 2
+    return "flatter than noise" if surely > most else "like noise"
 
 
 @lru_cache(maxsize=1024)

@@ -28,7 +28,7 @@ def verdicts(matrices: pd.DataFrame, measurements: pd.DataFrame) -> pd.Series:
     return pd.Series(found, dtype=object, name="verdict").reindex(names)
 
 
-_NEEDED = ("spectral_norm", "stable_rank", "signal_rank", "numerical_rank", "layer_rank", "capacity")
+_NEEDED = ("spectral_norm", "stable_rank", "signal_rank", "numerical_rank", "error_bound", "layer_rank", "capacity")
 
 
 def _verdict(row: Mapping[Any, Any]) -> Verdict:
@@ -39,7 +39,12 @@ def _verdict(row: Mapping[Any, Any]) -> Verdict:
         held = row["layer_rank"] + row["buffer_rank"]
         columns = int(held if pd.isna(row["capacity"]) else min(held, row["capacity"]))
         return factors_verdict(rows, cols, columns, spectral_norm=norm, stable_rank=stable)
-    signal, numerical = row["signal_rank"], row["numerical_rank"]
     return dense_verdict(
-        rows, cols, spectral_norm=norm, stable_rank=stable, signal_rank=signal, numerical_rank=numerical
+        rows,
+        cols,
+        spectral_norm=norm,
+        stable_rank=stable,
+        signal_rank=row["signal_rank"],
+        numerical_rank=row["numerical_rank"],
+        error_bound=0.0 if pd.isna(row["error_bound"]) else row["error_bound"],
     )
