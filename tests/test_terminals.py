@@ -75,7 +75,7 @@ def test_every_command_speaks_to_any_terminal(
     text = shown.getvalue().decode(encoding)
     assert "schicht_" in text
     if encoding == "ascii":
-        assert "dW/W0" in text
+        assert "change W - W0" in text
         assert "6x5" in text or "5x6" in text
 
 

@@ -18,6 +18,9 @@ _COLUMNS = (
     "stable_rank",
     "effective_rank",
     "energy_rank",
+    "signal_rank",
+    "signal_share",
+    "rank_over_null_rank",
     "relative_norm",
 )
 _ALIGN = {"step": "step", "share": "share of training"}

@@ -73,7 +73,7 @@ def show(page: Page, choice: Choice) -> None:
         threshold=rule.threshold,
         buffer_rank=int(state.matrices["buffer_rank"][choice.matrix]),
         definition=rule.definition,
-        null=null_spectrum(state, choice.matrix) if choice.null else None,
+        null=null_spectrum(state, choice.matrix, state.leading) if choice.null else None,
         size=spectrum_size(state, choice.matrix),
         measured=state.measured,
     )

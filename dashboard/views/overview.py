@@ -15,10 +15,34 @@ from views.page import Page, caption, explain, plain, show_figure, show_table
 from views.summary import matrix_table
 
 OVER_NULL = "rank over null rank"
-_COLUMNS = ("intrinsic_rank", "running_rank", "explained_ratio", "stable_rank", "effective_rank", "relative_norm")
+_COLUMNS = (
+    "intrinsic_rank",
+    "running_rank",
+    "explained_ratio",
+    "stable_rank",
+    "effective_rank",
+    "signal_rank",
+    "signal_share",
+    "relative_norm",
+)
 _QUANTITIES = {OVER_NULL: "intrinsic_rank", **{column_title(column): column for column in _COLUMNS}}
 
 
+_TABLE = {
+    "matrix": st.column_config.TextColumn("Matrix", pinned=True),
+    "shape": "Shape",
+    "verdict": "Verdict",
+    "intrinsic_rank": st.column_config.NumberColumn("Rank", format="%d"),
+    "null_rank": st.column_config.NumberColumn("Null", format="%d"),
+    "rank_over_null_rank": st.column_config.NumberColumn("Rank / null", format="%.2f"),
+    "signal_rank": st.column_config.NumberColumn("Signal", format="%d"),
+    "peak_rank": st.column_config.NumberColumn("Peak", format="%d"),
+    "peak_step": st.column_config.NumberColumn("At step", format="%d"),
+    "stable_rank": st.column_config.NumberColumn("Stable", format="%.1f"),
+    "effective_rank": st.column_config.NumberColumn("Effective", format="%.1f"),
+    "relative_norm": st.column_config.NumberColumn("‖ΔW‖/‖W0‖", format="%.3g"),
+    "step": st.column_config.NumberColumn("Step", format="%d"),
+}
 _LOOK = "Each row is a weight matrix, each column a measured step. The colour is the matrix's"
 _CONCLUSIONS = {
     "intrinsic_rank": "The rank needed at that step, which may shrink again when few directions take over. Before you "
@@ -26,6 +50,8 @@ _CONCLUSIONS = {
     "running_rank": "The highest rank needed so far, the first steps included.",
     "explained_ratio": "How well the rank reached before explains the change. Below α new directions have come up.",
     "stable_rank": "About how many directions are as strong as the strongest; near 1, one direction is nearly all.",
+    "signal_rank": "How many directions stand above what noise reaches; 0 is noise's. Blank: it cannot be told.",
+    "signal_share": "Which part of the change lies in the directions above noise: 1 is all.",
     "effective_rank": "How many directions take part, weak ones too; it stays high where a long tail of weak ones is.",
     "relative_norm": "How far the weights have moved, against their first size: bright rows learn most.",
 }
@@ -77,8 +103,29 @@ def show(page: Page, choice: Choice) -> None:
             f"loss {state.name}",
             "Logged values over steps, with events",
         )
+    _matrices(state)
     _coverage(state)
     _events(state)
+
+
+def _matrices(state: RunState) -> None:
+    table = matrix_table(state)
+    shape = table["rows"].astype(int).astype(str) + "×" + table["cols"].astype(int).astype(str)
+    shown = table.assign(shape=shape).reset_index(names="matrix")[list(_TABLE)]
+    with st.expander(f"{len(table)} matrices, each with a verdict"):
+        explain(
+            "Each matrix at its last finite measurement, the verdict on its newest. Signal: directions above what "
+            "noise reaches. Peak: the highest rank after step 10, and where.",
+            "Structured: some directions stand out from noise. Like noise: none does. Flatter than noise: the strong "
+            "directions are more alike than chance makes them. An empty cell cannot be told.",
+        )
+        show_table(
+            shown,
+            f"matrices {state.name}",
+            "Table of all matrices with ranks, peaks and verdicts",
+            column_config=_TABLE,
+            hide_index=True,
+        )
 
 
 def _coverage(state: RunState) -> None:

@@ -13,6 +13,7 @@ import streamlit as st
 
 from inrank_monitor.figures import CAPTIONS
 from inrank_monitor.ranks import RankRule, buffer_rank_text, too_large_text
+from inrank_monitor.report import missing_line
 from inrank_monitor.runs import RunFolder, RunState, RunSummary, SharedRun, open_run
 from views import charts
 
@@ -140,6 +141,8 @@ def _show_state(state: RunState) -> None:
         shapes = state.matrices[["rows", "cols"]].itertuples()
         if hint := too_large_text(state.rule.buffer_rank, [(str(name), rows, cols) for name, rows, cols in shapes]):
             st.caption(plain(hint))
+    if hint := missing_line(state):  # type: ignore[arg-type]
+        st.caption(plain(hint))
     if state.too_few_points:
         st.info(plain(state.too_few_points), icon=":material/scatter_plot:")
     for problem in state.problems:

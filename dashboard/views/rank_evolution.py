@@ -14,7 +14,16 @@ from views.choices import URL, choose_matrices, log_steps_switch
 from views.page import Page, caption, explain, show_figure
 
 MOST_LINES = 120
-_COLUMNS = ("intrinsic_rank", "running_rank", "layer_rank", "stable_rank", "effective_rank", "relative_norm")
+_COLUMNS = (
+    "intrinsic_rank",
+    "running_rank",
+    "layer_rank",
+    "stable_rank",
+    "effective_rank",
+    "signal_rank",
+    "signal_share",
+    "relative_norm",
+)
 _OF_WEIGHTS = tuple(f"weight_{name}" for name in WEIGHT_METRICS)
 _OF_DIRECTIONS = (*DIRECTION_METRICS, "intruder_dimensions")
 _LAYER_LOOK = (

@@ -21,8 +21,10 @@ _COLUMNS = {
     "parameters": st.column_config.NumberColumn("Parameters", format="compact"),
     "loss": st.column_config.NumberColumn("Last loss", format="%.4g"),
     "mean_rank": st.column_config.NumberColumn("Mean rank", format="%.1f"),
-    "rank_over_null": st.column_config.NumberColumn(
-        "Rank / null", format="%.2f", help="Mean rank over that of noise of the same shape: near 1, ranks say nothing."
+    "mean_rank_over_null_rank": st.column_config.NumberColumn(
+        "Rank / null",
+        format="%.2f",
+        help="Mean over the matrices of rank over that of noise of the same shape: near 1, ranks say nothing.",
     ),
     "cost": st.column_config.NumberColumn("Tracker cost", format="percent", help="Share of the wall time."),
     "model": "Model",
@@ -96,7 +98,7 @@ def _row(name: str, summary: RunSummary) -> dict[str, object]:
         "parameters": summary.parameters,
         "loss": summary.loss,
         "mean_rank": summary.mean_rank,
-        "rank_over_null": summary.mean_rank_over_null,
+        "mean_rank_over_null_rank": summary.mean_rank_over_null_rank,
         "cost": summary.overhead,
         "model": summary.model,
     }

@@ -20,11 +20,11 @@ def spectrum_size(state: RunState, matrix: str) -> int | None:
     return min(shape(state, matrix)) if whole else None
 
 
-def null_spectrum(state: RunState, matrix: str) -> np.ndarray | None:
-    """Expected spectrum of noise; None for a layer in factors, whose noise is not a Gaussian matrix's."""
+def null_spectrum(state: RunState, matrix: str, leading: int | None = None) -> np.ndarray | None:
+    """Expected spectrum of noise, or its leading values; None for a layer in factors, whose noise is another."""
     if state.matrices["in_factors"][matrix]:
         return None
-    return np.asarray(null_singular_values(*shape(state, matrix))[: state.leading])
+    return np.asarray(null_singular_values(*shape(state, matrix))[:leading])
 
 
 def present_ranks(state: RunState, matrix: str) -> dict[int, int]:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from inrank_monitor.ranks import Verdict, dense_verdict, factors_verdict
-from inrank_monitor.runs import peak_ranks
+from inrank_monitor.runs import peak_ranks, verdicts
 
 if TYPE_CHECKING:
     from inrank_monitor.runs import Run
@@ -57,22 +56,9 @@ def ranks_by_source(run: Run, measurements: pd.DataFrame) -> pd.DataFrame:
     }
     names = [str(name) for name in run.matrices.index]
     table = pd.DataFrame({name: values.astype("Int64").reindex(names) for name, values in whole.items()})
-    ranks = table[["intrinsic_rank", "null_rank"]].astype("Float64").astype(float)
-    table["rank_over_null_rank"] = ranks["intrinsic_rank"] / ranks["null_rank"].where(ranks["null_rank"] > 0)
-    moved = newest.join(table["rank_over_null_rank"]).join(run.matrices[["rows", "cols"]])
-    table["verdict"] = pd.Series({name: _verdict(row) for name, row in moved.iterrows()}, dtype=object).reindex(names)
+    table["rank_over_null_rank"] = newest["rank_over_null_rank"].reindex(names)
+    table["verdict"] = verdicts(run.matrices, measurements)
     return table
-
-
-def _verdict(row: pd.Series) -> Verdict:
-    """On a measurement, of a dense matrix or of one that is held in factors."""
-    rows, cols, norm = int(row["rows"]), int(row["cols"]), float(row["spectral_norm"])
-    if pd.notna(row["layer_rank"]):
-        columns = row["layer_rank"] if pd.isna(row["capacity"]) else row["capacity"]
-        ratio = float(row["rank_over_null_rank"])
-        return factors_verdict(min(int(columns), rows, cols), spectral_norm=norm, rank_over_null_rank=ratio)
-    signal = float("nan") if pd.isna(row["signal_rank"]) else float(row["signal_rank"])
-    return dense_verdict(rows, cols, spectral_norm=norm, stable_rank=float(row["stable_rank"]), signal_rank=signal)
 
 
 def newest_loss_ranks(run: Run) -> pd.DataFrame:

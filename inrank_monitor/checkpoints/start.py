@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from inrank_monitor.checkpoints.choosing import Saved
@@ -81,7 +80,7 @@ def _describe(source: Source, options: RunOptions) -> dict[str, Any]:
 
 def _take_up(new: StartedRun) -> tuple[StartedRun, set[int]]:
     """The scan that is there, once it has been found to be this one, and the steps that it has measured."""
-    from inrank_monitor.runs import open_run
+    from inrank_monitor.runs import open_run, running_ranks
 
     directory = new.directory
     run = open_run(directory)
@@ -97,8 +96,7 @@ def _take_up(new: StartedRun) -> tuple[StartedRun, set[int]]:
         )
     measured = run.measurements
     done = {int(step) for step in measured["step"].unique()}
-    ranks = measured.groupby("matrix", observed=False)["running_rank"].max()
     last = max(done, default=there["step"])
     add_segment(run.info, directory, last)
-    running = ranks.fillna(0).to_numpy(dtype=np.int64)
+    running = running_ranks(measured)
     return StartedRun(directory, new.watched, new.options, run.info, new.lock, last, True, running), done

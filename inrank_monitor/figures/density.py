@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 from inrank_monitor.figures.names import plotly_text
 from inrank_monitor.figures.strength import Curve, Strength, kernel_curve, profile
 from inrank_monitor.figures.style import GRID, NEUTRAL, STRENGTH, empty_figure, logarithmic, new_figure, rgba
-from inrank_monitor.figures.tables import buffer_rank_of, select_steps, spectra, spread
-from inrank_monitor.ranks import Definition, intrinsic_rank
+from inrank_monitor.figures.tables import buffer_rank_of, known_ranks, select_steps, spectra, spread
+from inrank_monitor.ranks import Definition, RankRule, intrinsic_rank
 
 Kind = Literal["density", "count", "profile"]
 MOST_ROWS = 40
@@ -62,7 +62,8 @@ def spectrum_density(
         definition: `"paper"` or `"reference"`.
         null: `null_singular_values(rows, cols)`: the same curve for noise of that shape, dotted.
         size: min(rows, cols), where zeros beyond q are part of the spectrum (a product of factors).
-        measured: how many values were measured, where the others are estimates of their density: the figure says so.
+        measured: how many values were measured, where the others are estimates of their density: the figure says so,
+            as it does where only the leading values were kept, whose shares are then of their own sum.
 
     Raises:
         ValueError: a step that was not measured, an unknown kind, or an option out of range.
@@ -80,29 +81,34 @@ def spectrum_density(
     chosen = select_steps(found, steps, [min(telling), max(telling)])
     buffer_rank = buffer_rank or buffer_rank_of(singular_values, size)
     rows = []
+    rule = RankRule(threshold, buffer_rank, definition)
     for step in (chosen[i] for i in spread(len(chosen), MOST_ROWS)):
         values = found[step]
+        known = None if values is None else known_ranks(singular_values, values, rule)
         if isinstance(rank, Mapping):
             held = int(rank.get(step, 0))
         elif rank is not None or values is None:
             held = rank or 0
         else:
             held = int(intrinsic_rank(values, threshold, buffer_rank, definition, size))
-        rows.append(_row(step, values, held))
+            held = 0 if known is not None and held > known else held
+        rows.append(_row(step, values, held, known is None))
     last = max((row.rank + buffer_rank for row in rows if isinstance(row, Strength)), default=1)
     figure = _draw(rows, plotly_text(name), _View(kind, log, last), null)
     if measured is not None and any(isinstance(row, Strength) and len(row.shares) > measured for row in rows):
-        _say_estimated(figure, measured)
+        _say(figure, f"Values after the {measured} largest are estimated (stochastic Lanczos quadrature).")
+    elif any(isinstance(row, Strength) and not row.whole for row in rows):
+        _say(figure, f"Of the {singular_values.attrs['leading']} leading values alone, as shares of their own sum.")
     return figure
 
 
-def _row(step: int, values: np.ndarray | None, rank: int) -> Strength | str:
+def _row(step: int, values: np.ndarray | None, rank: int, whole: bool) -> Strength | str:
     """The row of a step, or what to write in its place."""
     if values is None:
         return f"step {step}: not finite"
     if values.sum() <= 0:
         return f"step {step}: no update yet"
-    return Strength(step, values / values.sum(), min(max(rank, 0), len(values)))
+    return Strength(step, values / values.sum(), min(max(rank, 0), len(values)), whole)
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,8 @@ def _add_fills(figure: go.Figure, ridge: _Ridge, in_legend: bool) -> None:
 
 def _add_outline(figure: go.Figure, ridge: _Ridge, kind: Kind) -> None:
     row, curve = ridge.row, ridge.curve
-    label = f"step {row.step}<br>rank {row.rank} holds {row.held:.1%} of the strength"
+    held = f"rank {row.rank} holds {row.held:.1%} of the strength" if row.whole else row.text
+    label = f"step {row.step}<br>{held}"
     figure.add_scatter(
         x=curve.x.astype(np.float32),
         y=(ridge.baseline + curve.height * ridge.scale).astype(np.float32),
@@ -207,9 +214,8 @@ def _add_noise(figure: go.Figure, ridge: _Ridge, noise: Curve, in_legend: bool) 
     )
 
 
-def _say_estimated(figure: go.Figure, measured: int) -> None:
-    """Below the axis: which of the values are estimates."""
-    note = f"Values after the {measured} largest are estimated (stochastic Lanczos quadrature)."
+def _say(figure: go.Figure, note: str) -> None:
+    """Below the axis: which of the values are not measured."""
     axis = figure.layout.xaxis.title.text
     figure.update_xaxes(title_text=f"{axis}<br><i>{note}</i>")
 
@@ -229,7 +235,7 @@ def _finish(figure: go.Figure, rows: list[Strength | str], view: _View) -> None:
         if isinstance(row, str):
             texts.append(row)
         elif roomy:
-            texts.append(f"step {row.step}<br>rank {row.rank} holds {row.held:.0%}")
+            texts.append(f"step {row.step}<br>{row.text}")
         else:
             texts.append(f"step {row.step}")
     figure.update_yaxes(

@@ -16,6 +16,7 @@ from inrank_monitor.figures.tables import (
     buffer_rank_of,
     by_matrix,
     geometric,
+    known_ranks,
     matrix_names,
     numbers,
     select_steps,
@@ -41,7 +42,8 @@ def explained_ratio_curve(
 ) -> go.Figure:
     """g(r) against r at one or several steps; α is a horizontal line, the least rank that reaches it a ring.
 
-    A zero update has g = 1 everywhere and no ring; a non-finite one is left out. Several steps are drawn in
+    A zero update has g = 1 everywhere and no ring; a non-finite one is left out; of a cut spectrum the curve ends
+    where its values do, at r + b, and a ring beyond is not drawn. Several steps are drawn in
     one blue, the latest with most ink. Of spectra above 600 values, ranks are thinned; the first, the last,
     the marked one and the lowest g stay.
 
@@ -73,7 +75,7 @@ def explained_ratio_curve(
     for position, at in enumerate(steps):
         if at in finite:
             ink = more_ink((len(steps) - 1 - position) / max(len(steps) - 1, 1) * 0.75)
-            ratio = _ratio(finite[at], rule, size)
+            ratio = _ratio(finite[at], rule, size, known_ranks(singular_values, finite[at], rule))
             _add_curve(figure, ratio, f"step {at}", ink)
             lowest = min(lowest, float(ratio.curve.min(initial=0.0)))
     if null is not None:
@@ -87,34 +89,36 @@ def explained_ratio_curve(
 
 @dataclass(frozen=True)
 class _Ratio:
-    """g(1..q) of one spectrum, and its intrinsic rank: the least that reaches α."""
+    """g(1..q) of one spectrum, and its intrinsic rank: the least that reaches α; None: it is not known."""
 
     curve: np.ndarray
-    rank: int
+    rank: int | None
     threshold: float
 
 
-def _ratio(values: np.ndarray, rule: RankRule, size: int | None) -> _Ratio:
+def _ratio(values: np.ndarray, rule: RankRule, size: int | None, known: int | None = None) -> _Ratio:
     curve = np.asarray(ratio_of_each_rank(values, rule.buffer_rank, rule.definition, size))
     rank = int(intrinsic_rank(values, rule.threshold, rule.buffer_rank, rule.definition, size))
-    return _Ratio(curve, rank, rule.threshold)
+    if known is None:
+        return _Ratio(curve, rank, rule.threshold)
+    return _Ratio(curve[:known], rank if rank <= known else None, rule.threshold)
 
 
 def _add_curve(figure: go.Figure, ratio: _Ratio, label: str, colour: str, dash: str = "solid") -> None:
     """A curve and the ring at its intrinsic rank."""
     curve, rank = ratio.curve, ratio.rank
-    extremes = [max(rank - 1, 0), int(curve.argmin()), int(curve.argmax())] if len(curve) else []
+    extremes = [max((rank or 0) - 1, 0), int(curve.argmin()), int(curve.argmax())] if len(curve) else []
     kept = np.union1d(geometric(len(curve), MOST_RANKS), extremes).astype(int)
     figure.add_scatter(
         x=kept + 1,
         y=curve[kept],
         mode="lines+markers" if len(kept) == 1 else "lines",
         line={"color": colour, "width": 2, "dash": dash},
-        name=f"{label}: rank {rank}",
+        name=f"{label}: rank {rank if rank is not None else 'not known'}",
         legendgroup=label,
         hovertemplate=f"{label}<br>g(%{{x}}) = %{{y:.4f}}<extra></extra>",
     )
-    if rank > 0:
+    if rank:
         figure.add_scatter(
             x=[rank],
             y=[curve[rank - 1]],

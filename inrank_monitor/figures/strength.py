@@ -16,11 +16,23 @@ NEGLIGIBLE = 1e-7
 
 @dataclass(frozen=True)
 class Strength:
-    """One step: its values' shares of the total strength, descending, and the rank that is filled."""
+    """One step: its values' shares of the total strength, descending, and the rank that is filled.
+
+    Attributes:
+        whole: whether these are all values; else the shares are of the sum of the leading ones.
+    """
 
     step: int
     shares: np.ndarray
     rank: int
+    whole: bool = True
+
+    @property
+    def text(self) -> str:
+        """The rank, and what it holds where that is known."""
+        if self.whole:
+            return f"rank {self.rank} holds {self.held:.0%}"
+        return f"rank {self.rank}" if self.rank else "rank not known"
 
     @property
     def held(self) -> float:

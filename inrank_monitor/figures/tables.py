@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from inrank_monitor.naming import select_names, unknown
-from inrank_monitor.ranks import default_buffer_rank
+from inrank_monitor.ranks import RankRule, default_buffer_rank, is_cut, is_known_rank
 
 RANK_COLUMNS = ("intrinsic_rank", "running_rank", "layer_rank")
 COLUMN_TITLES = {
@@ -41,12 +41,15 @@ COLUMN_TITLES = {
     "left_initial_overlap": "overlap with W0's leading directions, outputs",
     "right_initial_overlap": "overlap with W0's leading directions, inputs",
     "intruder_dimensions": "intruder dimensions of W",
+    "signal_rank": "signal rank",
+    "signal_share": "share of ‖ΔW‖² above noise",
+    "rank_over_null_rank": "rank over null rank",
 }
 
 
 def is_held(column: str) -> bool:
     """Whether a value holds until the next measurement, as a rank does: its line is a staircase."""
-    return column in (*RANK_COLUMNS, "capacity", "intruder_dimensions")
+    return column in (*RANK_COLUMNS, "capacity", "signal_rank", "intruder_dimensions")
 
 
 def column_title(column: str) -> str:
@@ -172,6 +175,21 @@ def buffer_rank_of(singular_values: pd.DataFrame, size: int | None = None) -> in
     """B of a table of spectra: what `run.singular_values` has noted beside it, else what fits the short side."""
     short = size or singular_values.shape[1]
     return int(singular_values.attrs.get("buffer_rank", default_buffer_rank(short, short)))
+
+
+def known_ranks(singular_values: pd.DataFrame, values: np.ndarray, rule: RankRule) -> int | None:
+    """Up to which rank the rule can be applied to the values of a step, of a cut spectrum; None: it is whole.
+
+    Args:
+        singular_values: the table that the values are of, which knows whether spectra were cut.
+        values: of the step, descending.
+        rule: with the matrix's b.
+    """
+    leading = singular_values.attrs.get("leading")
+    if leading is None or not is_cut(values, leading + 1):
+        return None
+    ranks = np.arange(1, len(values) + 1)
+    return int(is_known_rank(ranks, rule.buffer_rank_of(0, 0), len(values), rule.definition).sum())
 
 
 def select_steps(measured: Iterable[int], steps: int | Iterable[int] | None, default: Sequence[int]) -> list[int]:

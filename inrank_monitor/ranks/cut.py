@@ -7,9 +7,8 @@ from jaxtyping import Bool, Float
 
 from inrank_monitor.ranks.metrics import Definition
 
-# Sums over all values, and what is counted among all; ‖ΔW‖, and so the stable rank, is measured apart.
 _BY_RULE = ("intrinsic_rank", "running_rank")
-_UNKNOWN = ("effective_rank", "nuclear_norm", "signal_rank", "signal_share")
+_OF_ALL = ("effective_rank", "nuclear_norm")  # sums over all values; ‖ΔW‖, and so the stable rank, is measured apart
 
 
 def is_cut(singular_values: Float[np.ndarray, "*batch k"], size: int) -> Bool[np.ndarray, "*batch"]:
@@ -43,7 +42,7 @@ def blank_cut(
     definition: Definition,
     ratio_at: np.ndarray,
 ) -> None:
-    """Put NaN in place of what the leading values alone cannot say.
+    """Put NaN in place of what the leading values alone cannot say; signal rank and share have it already.
 
     Args:
         columns: metric -> (rows,) floats, whole numbers too; changed in place.
@@ -58,8 +57,9 @@ def blank_cut(
         known["explained_ratio"] = is_known_rank(ratio_at, buffer_rank, count, definition)
         known["energy_rank"] = columns["energy_rank"] <= count
         known["numerical_rank"] = columns["numerical_rank"] < count
-    for name in (*known, *_UNKNOWN):
-        columns[name] = np.where(cut & ~known.get(name, np.zeros_like(cut)), np.nan, columns[name])
+    known |= dict.fromkeys(_OF_ALL, np.zeros_like(cut))
+    for name, told in known.items():
+        columns[name] = np.where(cut & ~told, np.nan, columns[name])
 
 
 def cut_text(leading: int | None, measured: int | None) -> str | None:

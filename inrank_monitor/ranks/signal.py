@@ -3,8 +3,9 @@
 The singular values of a rows × cols matrix of independent noise of any scale fill the bulk of Marchenko and Pastur, and
 the largest lies at its edge, but for a spread that Tracy and Widom gave. So the scale of the noise is taken from the
 spectrum's own median (Gavish and Donoho 2014), and what is above the edge, with an allowance for that spread and for
-the median's own, is signal. k strong directions raise the median, so it is taken of the others alone, whose bulk is
-that of a (rows − k) × (cols − k) matrix, and the count is repeated until it stays.
+the median's own, is signal. k strong directions in noise raise the median; where the other values have the quartiles
+of a (rows − k) × (cols − k) matrix of noise, it is taken of them alone, and the count is repeated until it stays. A
+spectrum that decays all the way has no such bulk, and there the median of all values is the scale.
 
 A direction that was planted with strength θ, in units of the noise's standard deviation, shows itself above the edge
 from about θ = (rows · cols)^¼ on; below, nothing can find it in the singular values.
@@ -19,36 +20,43 @@ References:
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-LEAST_SIDE = 16  # of a matrix in which signal can be told from noise, see benchmarks/noise_verdicts.py
+LEAST_SIDE = 16  # of a matrix in which signal can be told from noise, see `benchmarks/noise_verdicts.py --sides`
 ROUNDING = 1e-7  # a median below that, in units of σ₁, is what rounding has left of zeros
 _QUANTILE = 3.2724  # of Tracy and Widom's law for real matrices: 0.999
-_ALLOWANCE = 0.5  # for the spread of the median, which goes with 1 / short side
+_ALLOWANCE = 1.3  # for the spread of the median, which goes with the width of the bulk / short side
+_TOLERANCE = 6.0  # of the quartiles of what is left of noise, which goes with 1 / short side too
+_QUARTERS = (0.75, 0.5, 0.25)
 _RATIOS, _ANGLES = 257, 4096
 
 
 @lru_cache(maxsize=1)
-def _bulk_medians() -> tuple[np.ndarray, np.ndarray]:
-    """Medians of the Marchenko–Pastur law over a grid of ratios in 0..1."""
+def _bulks() -> tuple[np.ndarray, np.ndarray]:
+    """Quartiles of the Marchenko–Pastur law, of its upper half first, over a grid of ratios in 0..1."""
     ratios = np.linspace(0.0, 1.0, _RATIOS)
     angle = (np.arange(_ANGLES) + 0.5) * np.pi / _ANGLES  # as in `null_singular_values`
-    medians = [_bulk_median(ratio, angle) for ratio in ratios[1:]]
-    return ratios, np.array([1.0, *medians])
+    return ratios, np.array([np.ones(len(_QUARTERS)), *(_bulk(ratio, angle) for ratio in ratios[1:])])
 
 
-def _bulk_median(ratio: float, angle: np.ndarray) -> float:
+def _bulk(ratio: float, angle: np.ndarray) -> np.ndarray:
     position = 1 + ratio - 2 * np.sqrt(ratio) * np.cos(angle)
     density = np.sin(angle) ** 2 / position
     distribution = np.cumsum(density)
-    return float(np.interp(0.5, (distribution - density / 2) / distribution[-1], position))
+    return np.asarray(np.interp(_QUARTERS, (distribution - density / 2) / distribution[-1], position))
 
 
-def bulk_median(ratio: Float[np.ndarray, "*shapes"]) -> Float[np.ndarray, "*shapes"]:
-    """μ_β: median of the Marchenko–Pastur law of ratio β = short side / long side, to 1e-5."""
-    return np.asarray(np.interp(ratio, *_bulk_medians()))
+def bulk_quartiles(ratio: Float[np.ndarray, " shapes"]) -> Float[np.ndarray, "shapes 3"]:
+    """Upper quartile, median (μ_β) and lower quartile of the Marchenko–Pastur law, to 1e-5.
+
+    Args:
+        ratio: β = short side / long side.
+    """
+    grid, quartiles = _bulks()
+    return np.stack([np.interp(ratio, grid, each) for each in quartiles.T], axis=-1)
 
 
 def largest_square(
@@ -62,15 +70,30 @@ def largest_square(
     return np.asarray((first + second) ** 2 + quantile * (first + second) * (1 / first + 1 / second) ** (1 / 3))
 
 
+class _Noise(NamedTuple):
+    """What noise of a shape has once its k leading values are left out, in units of the others' median.
+
+    Attributes:
+        edges: (k,) for k = 0..short side / 2, where noise ends.
+        upper: (k,) upper quartile.
+        lower: (k,) lower quartile.
+        tolerance: (k,) how far a quartile may be from that.
+    """
+
+    edges: np.ndarray
+    upper: np.ndarray
+    lower: np.ndarray
+    tolerance: np.ndarray
+
+
 @lru_cache(maxsize=256)
-def noise_edges(rows: int, cols: int) -> Float[np.ndarray, " counts"]:
-    """The edge of noise in units of the median of the values below the k leading ones, for k = 0..short side / 2."""
+def _noise(rows: int, cols: int) -> _Noise:
     count = np.arange(min(rows, cols) // 2 + 1)
     short, long = min(rows, cols) - count, max(rows, cols) - count
-    median = long * bulk_median(short / long)
-    edges: np.ndarray = np.sqrt(largest_square(short, long, _QUANTILE) / median) * (1 + _ALLOWANCE / short)
-    edges.flags.writeable = False
-    return edges
+    upper, median, lower = np.sqrt(bulk_quartiles(short / long)).T
+    edge = np.sqrt(largest_square(short, long, _QUANTILE) / long) * (1 + _ALLOWANCE / short * np.sqrt(short / long))
+    tolerance = _TOLERANCE / short * np.sqrt(short / long)  # a bulk is as wide as the root of the ratio
+    return _Noise(edge / median, upper / median, lower / median, tolerance)
 
 
 def signal_rank(singular_values: Float[np.ndarray, "*batch q"], rows: int, cols: int) -> Float[np.ndarray, "*batch"]:
@@ -95,28 +118,48 @@ def signal_rank(singular_values: Float[np.ndarray, "*batch q"], rows: int, cols:
         return np.full(batch, np.nan)
     rest = values.reshape(-1, values.shape[-1])[:, :short]
     with np.errstate(invalid="ignore"):
-        told = np.isfinite(rest).all(axis=1) & (_median_below(rest, np.zeros(len(rest), int)) > ROUNDING * rest[:, 0])
+        told = np.isfinite(rest).all(axis=1) & (
+            _quantile_below(rest, np.zeros(len(rest), int), 0.5) > ROUNDING * rest[:, 0]
+        )
     found = np.full(len(rest), np.nan)
-    found[told] = _count(rest[told], noise_edges(rows, cols))
+    found[told] = _count(rest[told], _noise(rows, cols))
     return found.reshape(batch)
 
 
-def _count(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """How many values are above the edge that the others make."""
-    count = np.zeros(len(values), dtype=np.int64)
-    while True:
-        edge = edges[count] * _median_below(values, count)
-        above = np.minimum((values > edge[:, None]).sum(axis=1), len(edges) - 1)
-        if (above <= count).all():
-            return count
-        count = np.maximum(count, above)
+def _count(values: np.ndarray, noise: _Noise) -> np.ndarray:
+    """How many values are above the edge."""
+    first = _above(values, np.zeros(len(values), dtype=np.int64), noise)
+    count, found = first, first.copy()
+    while (places := np.flatnonzero(count)).size:
+        again = np.maximum(_above(values[places], count[places], noise), count[places])
+        stays = again == count[places]
+        settled = places[stays]
+        bulk = _is_bulk(values[settled], count[settled], noise)
+        found[settled[bulk]] = count[settled[bulk]]
+        count = np.zeros_like(count)
+        count[places[~stays]] = again[~stays]
+    return found
 
 
-def _median_below(values: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Median of the values of each row after its `count` leading ones."""
-    rest = values.shape[1] - count
-    middle = np.stack([count + (rest - 1) // 2, count + rest // 2], axis=1)
-    return np.asarray(np.take_along_axis(values, middle, axis=1).mean(axis=1))
+def _above(values: np.ndarray, count: np.ndarray, noise: _Noise) -> np.ndarray:
+    """How many values are above the edge by the median of those after the `count` leading ones."""
+    edge = noise.edges[count] * _quantile_below(values, count, 0.5)
+    return np.asarray(np.minimum((values > edge[:, None]).sum(axis=1), len(noise.edges) - 1))
+
+
+def _is_bulk(values: np.ndarray, count: np.ndarray, noise: _Noise) -> np.ndarray:
+    """Whether the values after the `count` leading ones have the quartiles of noise."""
+    upper, median, lower = (_quantile_below(values, count, place) for place in (0.25, 0.5, 0.75))
+    away = np.maximum(abs(upper / median - noise.upper[count]), abs(lower / median - noise.lower[count]))
+    return np.asarray(away <= noise.tolerance[count])
+
+
+def _quantile_below(values: np.ndarray, count: np.ndarray, place: float) -> np.ndarray:
+    """A quantile, counted from the largest, of the values of each row after its `count` leading ones."""
+    at = count + place * (values.shape[1] - count) - 0.5  # the i-th of n stands for (i − ½) / n
+    low = np.floor(at).astype(np.int64)
+    pair = np.take_along_axis(values, np.stack([low, low + 1], axis=1), axis=1)
+    return np.asarray(pair[:, 0] + (at - low) * (pair[:, 1] - pair[:, 0]))
 
 
 def signal_share(singular_values: Float[np.ndarray, "*batch q"], rows: int, cols: int) -> Float[np.ndarray, "*batch"]:

@@ -15,7 +15,7 @@ Example:
 
 from __future__ import annotations
 
-from inrank_monitor.report.digest import matrix_table, verdict
+from inrank_monitor.report.digest import matrix_table, missing_line, verdict
 from inrank_monitor.report.document import FigureStore, html_document, write_text
 from inrank_monitor.report.figure_sections import telling_matrices
 from inrank_monitor.report.page import write_html
@@ -28,6 +28,7 @@ __all__ = [
     "html_document",
     "html_table",
     "matrix_table",
+    "missing_line",
     "printable",
     "report_table",
     "runs_table",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 
-from inrank_monitor.ranks import buffer_rank_text, too_large_text
+from inrank_monitor.ranks import VERDICTS, buffer_rank_text, cut_text, too_large_text
 from inrank_monitor.report.source import RunTables
-from inrank_monitor.runs import peak_ranks
+from inrank_monitor.runs import peaks, verdicts
 
 _COLUMNS = (
     "step",
     "intrinsic_rank",
+    "signal_rank",
     "stable_rank",
     "effective_rank",
     "relative_norm",
@@ -24,24 +27,26 @@ def matrix_table(run: RunTables) -> pd.DataFrame:
     """Each matrix at its last finite measurement, in model order, all numbers float64.
 
     Returns:
-        DataFrame indexed by matrix: rows, cols, buffer_rank, step, intrinsic_rank, null_rank, rank_over_null,
-        peak_rank, stable_rank, effective_rank, relative_norm. NaN for a matrix that has no finite measurement. Where
-        ranks by loss were taken also loss_rank, of the newest result.
+        DataFrame indexed by matrix: rows, cols, buffer_rank, step, intrinsic_rank, null_rank, rank_over_null_rank,
+        signal_rank, peak_rank, peak_step, stable_rank, effective_rank, relative_norm; verdict (text, on the newest
+        measurement, finite or not). Where ranks by loss were taken also loss_rank, of the newest result. NaN for what is
+        not known, and for a matrix that has no finite measurement.
     """
     table = run.matrices.reindex(columns=["rows", "cols", "buffer_rank", "null_rank"])
     measured = run.measurements
-    finite = measured[measured["intrinsic_rank"].notna() & np.isfinite(measured["stable_rank"].astype(float))]
+    finite = measured[np.isfinite(measured["stable_rank"].astype(float))]
     last = finite.drop_duplicates("matrix", keep="last")
-    last = last.set_index(last["matrix"].astype(str))[list(_COLUMNS)]
-    table = table.join(last.astype("Float64")).join(peak_ranks(measured).rename("peak_rank").astype("Float64"))
-    table = table.astype(float)
-    table["rank_over_null"] = table["intrinsic_rank"] / table["null_rank"].where(table["null_rank"] > 0)
-    order = ["rows", "cols", "buffer_rank", "step", "intrinsic_rank", "null_rank", "rank_over_null", "peak_rank"]
+    last = last.set_index(last["matrix"].astype(str)).reindex(columns=list(_COLUMNS))
+    table = table.join(last.astype("Float64")).join(peaks(measured).astype("Float64")).astype(float)
+    table["rank_over_null_rank"] = table["intrinsic_rank"] / table["null_rank"].clip(lower=1)
+    order = ["rows", "cols", "buffer_rank", "step", "intrinsic_rank", "null_rank", "rank_over_null_rank"]
+    order += ["signal_rank", "peak_rank", "peak_step"]
     by_loss = newest_loss_ranks(run.loss_ranks)
     if len(by_loss):
         table["loss_rank"] = by_loss["rank"].astype(float)
         order.append("loss_rank")
-    return table[[*order, "stable_rank", "effective_rank", "relative_norm"]]
+    table = table[[*order, "stable_rank", "effective_rank", "relative_norm"]]
+    return table.assign(verdict=verdicts(run.matrices, measured))
 
 
 def newest_loss_ranks(loss_ranks: pd.DataFrame) -> pd.DataFrame:
@@ -68,31 +73,27 @@ def loss_line(run: RunTables) -> str:
     )
 
 
-def one_buffer_rank(table: pd.DataFrame) -> bool:
-    """Whether all matrices have the same b, so that no column is needed for it."""
-    return bool(table["buffer_rank"].nunique() < 2)
+def shown_columns(heads: Mapping[str, str], table: pd.DataFrame) -> dict[str, str]:
+    """The columns of `matrix_table` to show, with their heads; b only where matrices differ in it."""
+    left_out = {"buffer_rank"} if table["buffer_rank"].nunique() < 2 else set()
+    return {column: head for column, head in heads.items() if column in table and column not in left_out}
 
 
-def cells(table: pd.DataFrame) -> list[list[str]]:
-    """Rows of `matrix_table` as text: shape, b where it differs, rank, null rank, their ratio, peak, and the rest."""
-    digits = {
-        **({} if one_buffer_rank(table) else {"buffer_rank": 0}),
-        "intrinsic_rank": 0,
-        "null_rank": 0,
-        "rank_over_null": 2,
-        "peak_rank": 0,
-        **({"loss_rank": 0} if "loss_rank" in table else {}),
-        "stable_rank": 1,
-        "effective_rank": 1,
-        "relative_norm": 3,
-    }
-    return [
-        [
-            f"{int(row['rows'])}×{int(row['cols'])}",
-            *(number(float(row[c]), places) for c, places in digits.items()),
-        ]
-        for row in table.to_dict("records")
-    ]
+def cells(table: pd.DataFrame, columns: Sequence[str]) -> list[list[str]]:
+    """Rows of `matrix_table` as text: the shape, then these columns."""
+    digits = {"rank_over_null_rank": 2, "stable_rank": 1, "effective_rank": 1, "relative_norm": 3}
+    rows = []
+    for row in table.to_dict("records"):
+        texts = [f"{int(row['rows'])}×{int(row['cols'])}"]
+        for column in columns:
+            value = row[column]
+            texts.append(_text(value) if column == "verdict" else number(float(value), digits.get(column, 0)))
+        rows.append(texts)
+    return rows
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else "-"
 
 
 def number(value: float, digits: int = 0) -> str:
@@ -135,25 +136,32 @@ def rule_line(run: RunTables) -> str:
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """One or two sentences: how the ranks stand beside the ranks of noise."""
-    ratio = table["rank_over_null"].dropna()
-    if ratio.empty:
+    """One or two sentences: what the newest spectra say beside noise, and how the ranks stand beside those of noise.
+
+    Args:
+        table: of `matrix_table`.
+    """
+    counts = table["verdict"].value_counts()
+    if counts.empty or table["step"].isna().all():
         return "No matrix has a finite measurement yet."
-    near = int((ratio >= 0.9).sum())
+    found = ", ".join(f"{counts[each]} {each}" for each in VERDICTS if each in counts)
+    said = f"Of {_count(len(table), 'matrix')}: {found}."
+    ratio = table["rank_over_null_rank"].dropna()
+    if len(ratio) == 0:
+        return said
     if len(ratio) == 1:
-        return f"The one measured matrix is at {ratio.iloc[0]:.2f} of its null rank, the rank of noise."
-    text = (
-        f"Half of the matrices are at most at {ratio.median():.2f} of their null rank (the rank of "
+        return f"{said} The rank is at {ratio.iloc[0]:.2f} of the null rank, that of noise of the same shape."
+    return (
+        f"{said} Half of the ranks are at most at {ratio.median():.2f} of their null rank (the rank of "
         f"noise of the same shape); the lowest is at {ratio.min():.2f}, the highest at {ratio.max():.2f}."
     )
-    return text + (f" {near} of {len(ratio)} cannot be told from noise by rank." if near else "")
 
 
 def remarks(run: RunTables) -> list[str]:
-    """Too few points for a curve, problems of the log, a b that is too large, and events out of the ordinary, a line
-    each, the latest message of each kind of event.
+    """Too few points for a curve, what a cut spectrum leaves open, problems of the log, a b that is too
+    large, and events out of the ordinary, a line each, the latest message of each kind of event.
     """
-    lines = [run.too_few_points] if run.too_few_points else []
+    lines = [line for line in (run.too_few_points, missing_line(run)) if line]
     lines += [str(problem) for problem in run.problems]
     if (asked := run.info.get("options", {}).get("buffer_rank")) is not None:
         shapes = run.matrices[["rows", "cols"]].itertuples()
@@ -170,6 +178,13 @@ def remarks(run: RunTables) -> list[str]:
         times = f" ({len(rows)} times)" if len(rows) > 1 else ""
         lines.append(f"{kind}{times}: step {int(last['step'])}{where}: {message[0]}")
     return lines
+
+
+def missing_line(run: RunTables) -> str | None:
+    """Why numbers are missing, or are estimates, if the spectrum of a matrix was not taken whole."""
+    known = run.leading or run.measured
+    shorts = run.matrices[["rows", "cols"]].min(axis=1)
+    return cut_text(run.leading, run.measured) if known is not None and (shorts > known).any() else None
 
 
 def skipped(run: RunTables) -> pd.DataFrame:

@@ -82,7 +82,7 @@ def _close_up(run: RunTables, name: str) -> dict[str, go.Figure]:
     size = min(rows, cols) if run.leading is None else None
     mine = run.measurements[run.measurements["matrix"].astype(str) == name]
     # The null of a layer held in factors is another one than that of a dense matrix, which is drawn here.
-    null = null_singular_values(rows, cols)[: run.leading] if mine["layer_rank"].isna().all() else None
+    null = null_singular_values(rows, cols) if mine["layer_rank"].isna().all() else None
     spectra = figures.spectrum_evolution(values)
     density = figures.spectrum_density(
         values,
@@ -90,7 +90,7 @@ def _close_up(run: RunTables, name: str) -> dict[str, go.Figure]:
         threshold=run.threshold,
         buffer_rank=run.buffer_rank,
         definition=run.definition,
-        null=null,
+        null=None if null is None else null[: run.leading],
         size=size,
         measured=run.measured,
     )
@@ -120,7 +120,7 @@ def _early_middle_late(values: pd.DataFrame) -> list[int] | None:
 
 def telling_matrices(table: pd.DataFrame) -> list[str]:
     """The matrix with the highest rank over null rank and that with the lowest, as far as there are any."""
-    ratio = table["rank_over_null"].dropna()
+    ratio = table["rank_over_null_rank"].dropna()
     return list(dict.fromkeys([str(ratio.idxmax()), str(ratio.idxmin())])) if len(ratio) else []
 
 

@@ -38,6 +38,6 @@ def _row(run: RunSummary) -> tuple[str, ...]:
         str(run.matrices),
         number(run.loss, "{:.4g}"),
         number(run.mean_rank, "{:.1f}"),
-        number(run.mean_rank_over_null, "{:.2f}"),
+        number(run.mean_rank_over_null_rank, "{:.2f}"),
         number(run.overhead, "{:.1%}"),
     )

@@ -7,41 +7,45 @@ from html import escape
 
 import pandas as pd
 
-from inrank_monitor.report.digest import cells, number, one_buffer_rank, skipped
+from inrank_monitor.report.digest import cells, shown_columns, skipped
 from inrank_monitor.report.source import RunTables
 
 ROWS_SHOWN_AT_ONCE = 60
 EVENTS_AT_MOST = 200
+_COLUMNS = {
+    "buffer_rank": "b",
+    "intrinsic_rank": "rank",
+    "null_rank": "null rank",
+    "rank_over_null_rank": "rank / null",
+    "signal_rank": "signal",
+    "peak_rank": "peak",
+    "peak_step": "at step",
+    "loss_rank": "by loss",
+    "stable_rank": "stable",
+    "effective_rank": "effective",
+    "relative_norm": "‖ΔW‖/‖W0‖",
+    "step": "step",
+    "verdict": "verdict",
+}
+_CAPTION = (
+    "Each at its last finite measurement, the verdict on the newest. Signal: directions above what noise reaches. "
+    "Peak: highest rank after step 10, and where. A dash: it cannot be told."
+)
 
 
 def matrices_section(table: pd.DataFrame) -> str:
     """Every matrix, the first sixty at once and the others on request."""
-    heads = [
-        "matrix",
-        "shape",
-        *([] if one_buffer_rank(table) else ["b"]),
-        "rank",
-        "null rank",
-        "rank / null",
-        "peak",
-        *(["by loss"] if "loss_rank" in table else []),
-        "stable",
-        "effective",
-        "‖ΔW‖/‖W0‖",
-        "step",
-    ]
-    rows = [
-        [str(name), *row, number(step)]
-        for name, row, step in zip(table.index, cells(table), table["step"], strict=True)
-    ]
+    columns = shown_columns(_COLUMNS, table)
+    heads = ["matrix", "shape", *columns.values()]
+    rows = [[str(name), *row] for name, row in zip(table.index, cells(table, list(columns)), strict=True)]
     parts = [
         f"<h2>The {len(rows)} matrices</h2>",
-        '<p class="caption">Each at its last finite measurement; peak: highest rank so far, first steps left out.</p>',
-        html_table(heads, rows[:ROWS_SHOWN_AT_ONCE]),
+        f'<p class="caption">{escape(_CAPTION)}</p>',
+        html_table(heads, rows[:ROWS_SHOWN_AT_ONCE], text=(0, len(heads) - 1)),
     ]
     if len(rows) > ROWS_SHOWN_AT_ONCE:
         more = len(rows) - ROWS_SHOWN_AT_ONCE
-        rest = html_table(heads, rows[ROWS_SHOWN_AT_ONCE:])
+        rest = html_table(heads, rows[ROWS_SHOWN_AT_ONCE:], text=(0, len(heads) - 1))
         parts.append(f"<details><summary>the other {more}</summary>{rest}</details>")
     return "\n".join(parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -11,19 +12,30 @@ from inrank_monitor.report.digest import (
     cells,
     loss_line,
     matrix_table,
-    one_buffer_rank,
     remarks,
     rule_line,
+    shown_columns,
     status_line,
     verdict,
 )
 from inrank_monitor.report.source import RunTables
 
 WIDTH = 100
-_HEADS = ("matrix", "shape", "b", "rank", "null", "rank/null", "peak", "by loss", "stable", "effective", "ΔW/W0")
+_COLUMNS = {
+    "buffer_rank": "b",
+    "intrinsic_rank": "rank",
+    "null_rank": "null",
+    "rank_over_null_rank": "r/null",
+    "signal_rank": "signal",
+    "peak_rank": "peak",
+    "peak_step": "at",
+    "loss_rank": "by loss",
+    "verdict": "verdict",
+}
 _LEGEND = (
     "rank: least that explains the change W − W0 by the rule above; null: what the rule gives noise of that "
-    "shape; peak: highest rank so far, without the first steps; ΔW/W0: size of the change over that of W0."
+    "shape; r/null: rank over null rank; signal: directions above what noise reaches; peak: highest rank after step "
+    "10, and the step; verdict: on the newest spectrum; -: cannot be told."
 )
 
 
@@ -57,34 +69,33 @@ def report_table(run: RunTables, limit: int | None = 60) -> str:
 def _selection(table: pd.DataFrame, limit: int | None) -> list[str]:
     if limit is None or len(table) <= limit:
         return list(table.index)
-    ratio = table["rank_over_null"].dropna()
+    ratio = table["rank_over_null_rank"].dropna()
     extremes = [ratio.idxmax(), ratio.idxmin()] if len(ratio) else []
     return representative(list(table.index), limit, keep=[str(name) for name in extremes])
 
 
 def _rows(table: pd.DataFrame, names: list[str]) -> list[str]:
     newest = table["step"].max()
-    rows = cells(table)
-    absent = {"b": one_buffer_rank(table), "by loss": "loss_rank" not in table}
-    heads = tuple(head for head in _HEADS if not absent.get(head))
-    if "loss_rank" in table:  # a line has no room for both
-        place = heads.index("effective")
-        heads = heads[:place] + heads[place + 1 :]
-        for row in rows:
-            del row[place - 1]
+    columns = shown_columns(_COLUMNS, table)
+    rows = cells(table, list(columns))
+    heads = ("matrix", "shape", *columns.values())
     for row, step in zip(rows, table["step"], strict=True):
         row[heads.index("rank") - 1] += "*" if step < newest else ""
     widths = [max(len(text) for text in column) for column in zip(heads[1:], *rows, strict=True)]
     room = WIDTH - sum(widths) - 2 * len(widths)
     labels = {name: printable(label) for name, label in short_names(names, max(room, 12), "...").items()}
     first = max([len(labels[str(name)]) for name in table.index] + [len(heads[0])])
-    lines = [heads[0].ljust(first) + "".join(f"  {h.rjust(w)}" for h, w in zip(heads[1:], widths, strict=True))]
+    lines = [_line(heads, first, widths)]
     lines.append("-" * len(lines[0]))
     for name, row in zip(table.index, rows, strict=True):
-        lines.append(
-            labels[str(name)].ljust(first) + "".join(f"  {c.rjust(w)}" for c, w in zip(row, widths, strict=True))
-        )
+        lines.append(_line((labels[str(name)], *row), first, widths))
     return lines
+
+
+def _line(texts: Sequence[str], first: int, widths: Sequence[int]) -> str:
+    """Cells under each other: the first and the last, which are words, from the left."""
+    middle = "".join(f"  {text.rjust(width)}" for text, width in zip(texts[1:-1], widths, strict=False))
+    return f"{texts[0].ljust(first)}{middle}  {texts[-1].ljust(widths[-1])}"
 
 
 def printable(text: str) -> str:

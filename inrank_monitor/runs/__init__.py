@@ -35,7 +35,8 @@ from inrank_monitor.runs.run_file import read_info
 if TYPE_CHECKING:
     from inrank_monitor.runs.export import export_run
     from inrank_monitor.runs.folder import RunFolder, list_runs
-    from inrank_monitor.runs.peak import peak_ranks
+    from inrank_monitor.runs.judging import verdicts
+    from inrank_monitor.runs.peak import peak_ranks, peaks, running_ranks
     from inrank_monitor.runs.recomputation import logged_rule, recompute
     from inrank_monitor.runs.run import Run, open_run, snapshot_table
     from inrank_monitor.runs.shared_run import RunState, SharedRun
@@ -52,8 +53,11 @@ _READING = {
     "logged_rule": "recomputation",
     "open_run": "run",
     "peak_ranks": "peak",
+    "peaks": "peak",
     "recompute": "recomputation",
     "snapshot_table": "run",
+    "running_ranks": "peak",
+    "verdicts": "judging",
 }
 __all__ = [
     "DIRECTION_METRICS",
@@ -90,11 +94,14 @@ __all__ = [
     "make_batch",
     "open_run",
     "peak_ranks",
+    "peaks",
     "read_info",
     "recompute",
+    "running_ranks",
     "segment_path",
     "snapshot_table",
     "storable",
+    "verdicts",
     "write_json",
 ]
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 from inrank_monitor.runs.append_file import AppendFile
 from inrank_monitor.runs.claim import Claim, SegmentTakenError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RUN_FILE, WEIGHTS_FILE, TENSORBOARD_DIR = "run.json", "initial_weights.safetensors", "tensorboard"
 CHECKSUM = "checksum"
 
@@ -31,6 +31,7 @@ INTEGER_METRICS = (
     "numerical_rank",
     "layer_rank",
     "capacity",
+    "signal_rank",
 )
 FLOAT_METRICS = (
     "explained_ratio",
@@ -41,6 +42,7 @@ FLOAT_METRICS = (
     "nuclear_norm",
     "relative_norm",
     "error_bound",
+    "signal_share",
 )
 
 
@@ -59,13 +61,17 @@ def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
     return pa.schema([("step", pa.int64()), ("time", pa.float64()), *fields, (CHECKSUM, pa.uint32())])
 
 
-SCHEMAS: dict[str, pa.Schema] = {
-    "measurements": _schema(
+def _measurements(integers: Sequence[str], floats: Sequence[str]) -> pa.Schema:
+    return _schema(
         ("matrix", pa.int32()),  # place in run.json's list
-        *((name, pa.int32()) for name in INTEGER_METRICS),
-        *((name, pa.float64()) for name in FLOAT_METRICS),
+        *((name, pa.int32()) for name in integers),
+        *((name, pa.float64()) for name in floats),
         ("singular_values", pa.list_(pa.float32())),
-    ),
+    )
+
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "measurements": _measurements(INTEGER_METRICS, FLOAT_METRICS),
     "weights": _schema(
         ("matrix", pa.int32()),
         *((name, pa.float64()) for name in WEIGHT_METRICS),
@@ -89,6 +95,21 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("uniform_rank", pa.int32()),  # null where it was not looked for
     ),
 }
+# What earlier versions wrote, name by name, since the lists above may grow: never changed, only added to.
+_VERSION_1 = _measurements(
+    ("intrinsic_rank", "running_rank", "energy_rank", "numerical_rank", "layer_rank", "capacity"),
+    (
+        "explained_ratio",
+        "stable_rank",
+        "effective_rank",
+        "spectral_norm",
+        "frobenius_norm",
+        "nuclear_norm",
+        "relative_norm",
+        "error_bound",
+    ),
+)
+EARLIER_SCHEMAS: dict[str, tuple[pa.Schema, ...]] = {"measurements": (_VERSION_1,)}
 
 
 def storable(text: object) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from inrank_monitor.runs import run_file
+from inrank_monitor.runs.earlier import completed
 from inrank_monitor.runs.lock import is_locked
 from inrank_monitor.runs.log import RUN_FILE, SCHEMAS, existing_segments
 from inrank_monitor.runs.segment import Segment
@@ -35,6 +36,7 @@ class LogFiles:
         self.info: dict[str, Any] = {}
         self._info_text: str | None = None
         self._segments: dict[Path, Segment] = {}
+        self._completed_batches: dict[Path, list[pa.RecordBatch]] = {}
 
     def refresh(self) -> bool:
         """Read what is new; whether there was anything.
@@ -60,6 +62,7 @@ class LogFiles:
         if info["id"] != self.info.get("id"):  # another run has taken the place of this one
             self._segments.clear()
         self.info, self._info_text = info, text
+        self._completed_batches.clear()  # more matrices may be known now
         kept = [segment for segment in self._segments.values() if segment.number not in self._foreign]
         self._segments = {segment.path: segment for segment in kept}
         return True
@@ -98,7 +101,7 @@ class LogFiles:
         return found
 
     def batches(self, table: str) -> list[pa.RecordBatch]:
-        """The batches that count: a segment ends where a later one resumed."""
+        """The batches that count, by the present schema: a segment ends where a later one resumed."""
         resumed_at = {entry["segment"]: entry["resume_step"] for entry in self.info["segments"]}
         kept = []
         for segment in sorted(self._segments.values(), key=lambda segment: segment.number):
@@ -106,9 +109,17 @@ class LogFiles:
                 continue
             later = [step for number, step in resumed_at.items() if number > segment.number and step is not None]
             end = min(later, default=None)
-            for batch in segment.batches:
+            for batch in self._completed(segment):
                 if end is not None and (steps := batch.column("step").to_numpy()).max() > end:
                     batch = batch.filter(pa.array(steps <= end))
                 if batch.num_rows:
                     kept.append(batch)
+        return kept
+
+    def _completed(self, segment: Segment) -> list[pa.RecordBatch]:
+        """A stream's batches by the present schema; those of an earlier version are completed once."""
+        if segment.table != "measurements":
+            return segment.batches
+        kept = self._completed_batches.setdefault(segment.path, [])
+        kept += [completed(batch, self.info) for batch in segment.batches[len(kept) :]]
         return kept

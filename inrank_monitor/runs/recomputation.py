@@ -2,7 +2,7 @@
 
 What the tracker logs at a snapshot, it draws from that snapshot's spectra and the rank reached before; the same is done
 here for all snapshots, and later for those that a live run has added since. Only the leading values that decide a
-rank are looked at: an eq. 7 ratio at r needs r + b of them.
+rank are looked at: an eq. 7 ratio at r needs r + b of them. What a cut spectrum ends before is not known.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from inrank_monitor.ranks import RankRule, explained_ratio_curve, null_rank
+from inrank_monitor.ranks import RankRule, explained_ratio_curve, is_known_rank, null_rank
 
 if TYPE_CHECKING:
     from inrank_monitor.runs.run import Run
@@ -31,7 +31,7 @@ def logged_rule(run: Run) -> RankRule:
 
 
 def recompute(run: Run, rule: RankRule) -> pd.DataFrame:
-    """`run.measurements` with intrinsic_rank, running_rank, explained_ratio and null_rank by another rule.
+    """`run.measurements` with intrinsic_rank, running_rank, explained_ratio, null_rank and its ratio by another rule.
 
     For the rule that the run was logged with, the logged table itself.
     """
@@ -60,30 +60,44 @@ class Recomputation:
         if marks[: len(self._seen)] != self._seen:  # a resumed run took back some of its last steps
             self._forget()
         factored = factored_matrices(self.run)
-        sizes, buffer_ranks = self._sizes(factored), self._buffer_ranks()
+        sizes, shorts, buffer_ranks = self._sizes(factored), self._short_sides(), self._buffer_ranks()
         for chunk in _chunks(batches[len(self._seen) :]):
-            self._parts.append(self._ranks(chunk, sizes, buffer_ranks))
+            self._parts.append(self._known(self._ranks(chunk, sizes, buffer_ranks), shorts, buffer_ranks))
         self._seen = marks
         ranks = pd.concat(self._parts, ignore_index=True)
         ranks = ranks.sort_values(["step", "matrix"], kind="stable", ignore_index=True)
         nulls = null_ranks(self.run, self.rule, factored)
-        missing = ranks["intrinsic_rank"] < 0
-
-        def integers(values: pd.Series) -> pd.Series:
-            return values.astype("Int32").mask(missing)
-
+        null = nulls[ranks["matrix"].to_numpy()]
         return logged.assign(
-            intrinsic_rank=integers(ranks["intrinsic_rank"]),
-            running_rank=integers(ranks["running_rank"]),
+            intrinsic_rank=ranks["intrinsic_rank"].astype("Int32"),
+            running_rank=ranks["running_rank"].astype("Int32"),
             explained_ratio=ranks["explained_ratio"],
-            null_rank=pd.array(nulls[ranks["matrix"].to_numpy()], dtype="Int32"),
+            null_rank=pd.array(null, dtype="Int32"),
+            rank_over_null_rank=ranks["intrinsic_rank"] / np.maximum(null, 1),
         )
 
     def _sizes(self, factored: np.ndarray) -> np.ndarray:
         """Full length of each spectrum where zeros beyond what is stored belong to it, else 0."""
-        shapes = self.run.matrices[["rows", "cols"]].min(axis=1).to_numpy()
-        whole = self.run.leading is None
-        return np.where(factored & whole, shapes, 0)
+        return np.where(factored, self._short_sides(), 0)
+
+    def _short_sides(self) -> np.ndarray:
+        return np.asarray(self.run.matrices[["rows", "cols"]].min(axis=1).to_numpy(), dtype=np.int64)
+
+    def _known(self, ranks: pd.DataFrame, shorts: np.ndarray, buffer_ranks: np.ndarray) -> pd.DataFrame:
+        """NaN in place of what is not known, because the update is not finite or its spectrum is cut."""
+        codes, count = ranks["matrix"].to_numpy(), ranks["count"].to_numpy()
+        cut = np.asarray((count < shorts[codes]) & ranks["cut"].to_numpy())
+
+        def known(column: str) -> np.ndarray:
+            at = ranks[column].to_numpy()
+            return np.asarray(~cut | is_known_rank(at, buffer_ranks[codes], count, self.rule.definition))
+
+        finite = ranks["intrinsic_rank"] >= 0
+        return ranks.assign(
+            intrinsic_rank=ranks["intrinsic_rank"].astype(float).where(finite & known("intrinsic_rank")),
+            running_rank=ranks["running_rank"].astype(float).where(finite & known("running_rank")),
+            explained_ratio=ranks["explained_ratio"].where(known("ratio_at")),
+        )
 
     def _buffer_ranks(self) -> np.ndarray:
         shapes = self.run.matrices[["rows", "cols"]].to_numpy(dtype=int).tolist()
@@ -97,7 +111,9 @@ class Recomputation:
         intrinsic = np.where(lengths > 0, 0, -1)
         curves: list[tuple[_Rows, np.ndarray]] = []
         known = np.where(keep, codes, 0)
-        kinds = np.stack([lengths, np.maximum(sizes[known], lengths), buffer_ranks[known]], axis=1)
+        stored = self.run.leading
+        ends = np.ones_like(lengths, dtype=bool) if stored is None else lengths < stored
+        kinds = np.stack([lengths, np.maximum(np.where(ends, sizes[known], 0), lengths), buffer_ranks[known]], axis=1)
         for length, size, buffer_rank in np.unique(kinds[keep], axis=0).tolist():
             places = np.flatnonzero(keep & (kinds == (length, size, buffer_rank)).all(axis=1))
             alike = _Rows(chunk, places, length, size, replace(self.rule, buffer_rank=buffer_rank))
@@ -106,15 +122,17 @@ class Recomputation:
                 intrinsic[alike.places], curve = _search(alike, start)
                 curves.append((alike, curve))
         before, running = self._grow(codes, intrinsic, keep)
-        ratio = np.full(len(codes), np.nan)
+        ratio, cut, ratio_at = np.full(len(codes), np.nan), np.zeros(len(codes), bool), np.zeros(len(codes), np.int64)
         for alike, curve in curves:
             at = np.clip(before[alike.places], 1, alike.size)
             if at.max() > curve.shape[1]:
                 curve = _curve(alike, int(at.max()))
-            ratio[alike.places] = curve[np.arange(len(at)), at - 1]
+            ratio[alike.places], ratio_at[alike.places] = curve[np.arange(len(at)), at - 1], at
+            cut[alike.places] = alike.is_cut()
         steps = np.concatenate([batch[1] for batch in chunk])
         columns = {"step": steps, "matrix": codes, "intrinsic_rank": intrinsic, "running_rank": running}
-        return pd.DataFrame({**columns, "explained_ratio": ratio})[keep]
+        beside = {"explained_ratio": ratio, "ratio_at": ratio_at, "count": lengths, "cut": cut}
+        return pd.DataFrame({**columns, **beside})[keep]
 
     def _grow(self, codes: np.ndarray, intrinsic: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The running rank before and after each row; a non-finite row changes nothing."""
@@ -142,11 +160,10 @@ def null_ranks(run: Run, rule: RankRule, factored: np.ndarray) -> np.ndarray:
     if rule == logged_rule(run):
         return run.matrices["null_rank"].to_numpy()
     options = (rule.threshold, rule.buffer_rank, rule.definition)
-    leading = run.leading
     shapes = [(entry["rows"], entry["cols"], entry.get("adapter_rank")) for entry in run.info["matrices"]]
     return np.array(
         [
-            null_rank(rows, cols, *options, "factors" if product else "gaussian", None if product else leading, rank)
+            null_rank(rows, cols, *options, "factors" if product else "gaussian", rank=rank)
             for (rows, cols, rank), product in zip(shapes, factored, strict=True)
         ],
         dtype=np.int64,
@@ -181,6 +198,10 @@ class _Rows(NamedTuple):
     length: int
     size: int
     rule: RankRule
+
+    def is_cut(self) -> np.ndarray:
+        """Which may have had more values above zero than are stored."""
+        return np.asarray((self.length == self.size) & (self.leading(self.length)[:, -1] > 0))
 
     def leading(self, count: int) -> np.ndarray:
         """The first `count` values of each."""

@@ -162,7 +162,10 @@ class Run:
 
     @property
     def measurements(self) -> pd.DataFrame:
-        """One row a matrix and step: step, time, matrix, the metrics, null_rank. Do not change it in place."""
+        """One row a matrix and step: step, time, matrix, the metrics, null_rank, rank_over_null_rank.
+
+        What is not known is NA or NaN. Do not change it in place.
+        """
         return self._table("measurements")
 
     @property
@@ -213,7 +216,8 @@ class Run:
     def singular_values(self, name: str, of: Literal["update", "weight"] = "update") -> pd.DataFrame:
         """Spectra of one matrix: index step, columns 1..q, descending; NaN where the update was not finite.
 
-        The table's `attrs` hold the matrix's buffer_rank, which figures take where none is given.
+        The table's `attrs` hold the matrix's buffer_rank, which figures take where none is given, and `leading`, how
+        many values were kept where a spectrum may have more (else None).
 
         Args:
             name: of the matrix, as `matrix` takes it.
@@ -237,6 +241,8 @@ class Run:
         by_step = pd.Index(np.array(steps, dtype=np.int64), name="step")
         found = pd.DataFrame(table, index=by_step, columns=pd.RangeIndex(1, width + 1))
         found.attrs["buffer_rank"] = int(self.matrices["buffer_rank"].iloc[code])
+        short = int(self.matrices[["rows", "cols"]].iloc[code].min())
+        found.attrs["leading"] = self.leading if self.leading is not None and self.leading < short else None
         return found
 
     def spectra(self, table: str = "measurements") -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
@@ -295,7 +301,8 @@ def buffer_ranks(matrices: pd.DataFrame, rule: RankRule) -> list[int]:
 def _finish_measurements(frame: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     """Names in place of numbers, the null rank beside every rank."""
     frame = _named(frame, matrices)
-    frame["null_rank"] = matrices["null_rank"].to_numpy()[frame["matrix"].cat.codes.to_numpy()]
+    frame["null_rank"] = null = matrices["null_rank"].to_numpy()[frame["matrix"].cat.codes.to_numpy()]
+    frame["rank_over_null_rank"] = frame["intrinsic_rank"].astype("Float64").astype(float) / np.maximum(null, 1)
     for column in (*INTEGER_METRICS, "null_rank"):
         frame[column] = frame[column].astype("Int32")
     return frame

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from inrank_monitor.runs.earlier import up_to_date
 from inrank_monitor.runs.log import RUN_FILE, SCHEMA_VERSION
 from inrank_monitor.runs.options import RunOptions
 
@@ -58,7 +59,7 @@ def read_text(directory: Path) -> str:
 
 
 def parse(text: str, path: Path) -> dict[str, Any]:
-    """The content of a run.json; entries that this version does not know are kept.
+    """The content of a run.json as this version writes it; entries that it does not know are kept.
 
     Raises:
         ValueError: damaged, incomplete, or written by a newer version.
@@ -81,8 +82,7 @@ def parse(text: str, path: Path) -> dict[str, Any]:
             raise ValueError("matrices is empty" if not names else "matrices has a name twice")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    checked: dict[str, Any] = info
-    return checked
+    return up_to_date(info)
 
 
 def _check(value: Any, expected: Any, place: str) -> None:

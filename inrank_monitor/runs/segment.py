@@ -7,14 +7,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from inrank_monitor.runs.log import CHECKSUM, SCHEMAS, batch_checksum
+from inrank_monitor.runs.log import CHECKSUM, EARLIER_SCHEMAS, SCHEMAS, batch_checksum
 
 
 class Segment:
     """One stream: `table-NNN.arrows`.
 
     Attributes:
-        batches: what was read, whole and undamaged.
+        batches: what was read, whole and undamaged, as it was written: by the present schema or an earlier one.
         damaged: batches whose checksum or structure is wrong.
         unread: bytes at the end that make no whole batch (yet).
     """
@@ -26,6 +26,7 @@ class Segment:
         self.unread = 0
         self._offset = 0
         self._begun = False
+        self._schemas = (SCHEMAS[table], *EARLIER_SCHEMAS.get(table, ()))  # a stream is of one: which, a batch tells
 
     def read(self) -> bool:
         """Take in what is new; whether there was anything."""
@@ -57,12 +58,22 @@ class Segment:
             self._begun = True
             self.damaged += message.type != "schema"
             return
-        try:
-            batch = pa.ipc.read_record_batch(message, SCHEMAS[self.table])
-            batch.validate(full=True)
-            if batch.column(CHECKSUM)[0].as_py() != batch_checksum(batch):
-                raise pa.ArrowInvalid("checksum")
-        except (OSError, IndexError, ValueError, TypeError, pa.ArrowException):
-            self.damaged += 1
-        else:
-            self.batches.append(batch)
+        for schema in self._schemas:
+            batch = _batch(message, schema)
+            if batch is not None:
+                self.batches.append(batch)
+                self._schemas = (schema,)
+                return
+        self.damaged += 1
+
+
+def _batch(message: Any, schema: pa.Schema) -> pa.RecordBatch | None:
+    """The message as a batch of this schema; None where it is none, or damaged."""
+    try:
+        batch = pa.ipc.read_record_batch(message, schema)
+        batch.validate(full=True)
+        if batch.column(CHECKSUM)[0].as_py() != batch_checksum(batch):
+            return None
+    except (OSError, IndexError, ValueError, TypeError, pa.ArrowException):
+        return None
+    return batch

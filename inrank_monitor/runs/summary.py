@@ -29,7 +29,7 @@ class RunSummary:
         snapshots: how many.
         loss: the last one logged.
         mean_rank: over the matrices, at the last snapshot.
-        mean_rank_over_null: mean of rank / null rank there.
+        mean_rank_over_null_rank: mean of rank / null rank there.
         overhead: the tracker's share of wall time.
     """
 
@@ -43,7 +43,7 @@ class RunSummary:
     snapshots: int
     loss: float | None
     mean_rank: float | None
-    mean_rank_over_null: float | None
+    mean_rank_over_null_rank: float | None
     overhead: float | None
 
 
@@ -72,6 +72,6 @@ def summarise(run: Run) -> RunSummary:
         snapshots=int(measured["step"].nunique()),
         loss=latest("loss", "train/loss", "train_loss"),
         mean_rank=mean(ranks),
-        mean_rank_over_null=mean(ranks / last["null_rank"].clip(lower=1)),
+        mean_rank_over_null_rank=mean(last["rank_over_null_rank"]),
         overhead=latest("tracker_overhead"),
     )

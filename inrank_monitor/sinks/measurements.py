@@ -21,6 +21,7 @@ TAGS = (
     "running_rank",
     "intrinsic_rank",
     "explained_ratio",
+    "signal_rank",
     "stable_rank",
     "relative_norm",
     "rank_over_null_rank",
@@ -38,7 +39,7 @@ class Measurements:
         step: optimizer steps since attach.
         time: unix seconds.
         names: of the matrices.
-        metrics: (matrices,) floats by column of `run.measurements`, and `rank_over_null_rank`; NaN where there is none.
+        metrics: (matrices,) floats by column of `run.measurements`; NaN where there is none, or it is not known.
         singular_values: one descending array a matrix.
         watched: number of matrices that the tracker watches, measured here or not.
     """
@@ -55,7 +56,7 @@ class Measurements:
         cls, step: int, when: float, columns: Mapping[str, Any], names: Sequence[str], null_ranks: Sequence[int]
     ) -> Self:
         """From the columns of a snapshot's record batch; `names` and `null_ranks` are of every watched matrix."""
-        rows = [row for row, rank in enumerate(columns["intrinsic_rank"]) if rank is not None]
+        rows = np.flatnonzero(np.isfinite(columns["spectral_norm"])).tolist()  # a rank may be unknown, the update not
         places = [int(columns["matrix"][row]) for row in rows]
         metrics = {
             name: np.array([np.nan if columns[name][row] is None else columns[name][row] for row in rows], dtype=float)

@@ -206,11 +206,10 @@ def _step_to_resume(
 
 def _ranks_at(directory: Path, step: int) -> tuple[int, np.ndarray]:
     """The step, and the running ranks there."""
-    from inrank_monitor.runs import open_run
+    from inrank_monitor.runs import open_run, running_ranks
 
     measured = open_run(directory).measurements
-    ranks = measured[measured["step"] <= step].groupby("matrix", observed=False)["running_rank"].max()
-    return step, ranks.fillna(0).to_numpy(dtype=np.int64)
+    return step, running_ranks(measured[measured["step"] <= step])
 
 
 def is_at_start(matrices: Sequence[Matrix], initial: InitialWeights) -> bool | None:

@@ -234,8 +234,7 @@ def describe_matrix(matrix: Matrix, norm: float, options: RunOptions) -> dict[st
         buffer_rank,
         rule.definition,
         kind,
-        options.stored,
-        fixed.get("adapter_rank"),
+        rank=fixed.get("adapter_rank"),
     )
     fields = ("name", "parameter", "part", "kind", "rows", "cols")
     numbers = {

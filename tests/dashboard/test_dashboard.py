@@ -64,7 +64,7 @@ def test_table_of_runs_is_the_list_of_runs_newest_first(folder: Path) -> None:
     summaries = list_runs(folder)
     assert list(table["run"]) == [summary.path.name for summary in summaries]
     assert list(table["mean_rank"]) == [summary.mean_rank for summary in summaries]
-    assert list(table["rank_over_null"]) == [summary.mean_rank_over_null for summary in summaries]
+    assert list(table["mean_rank_over_null_rank"]) == [summary.mean_rank_over_null_rank for summary in summaries]
     assert list(table["loss"]) == [summary.loss for summary in summaries]
 
 

@@ -137,7 +137,7 @@ def test_trained_ranks_are_those_of_the_last_spectra(tmp_path: Path) -> None:
         null = null_rank(24, 16, one.threshold, one.buffer_rank, one.definition)
         assert one.buffer_rank == 4 * one.multiple
         assert (one.rank, one.null_rank) == pytest.approx((fmean(ranks), null), rel=1e-12)
-        assert one.rank_over_null == pytest.approx(fmean(ranks) / null, rel=1e-12)
+        assert one.rank_over_null_rank == pytest.approx(fmean(ranks) / null, rel=1e-12)
         assert one.highest >= one.rank
 
 

@@ -18,7 +18,11 @@ from helpers.training import mlp
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[2]
-GENERATED = ("docs/reproduction.md", "docs/rank-by-loss.md", "docs/advice.md")  # by `inrank reproduce`; they hold no code
+GENERATED = (
+    "docs/reproduction.md",
+    "docs/rank-by-loss.md",
+    "docs/advice.md",
+)  # they hold no code
 PAGES = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))

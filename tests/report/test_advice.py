@@ -30,7 +30,6 @@ from inrank_monitor.ranks import RankRule
 from inrank_monitor.ranks import metrics as rank_metrics
 from inrank_monitor.ranks.null_model import null_rank
 from inrank_monitor.runs.log import RunLog
-from inrank_monitor.runs.peak import peak_ranks
 from inrank_monitor.runs.recomputation import Recomputation, recompute
 from inrank_monitor.runs.run import Run
 
@@ -357,24 +356,6 @@ def test_a_name_never_takes_the_rank_of_another(tmp_path: Path) -> None:
 )
 def test_module_name_is_the_owner_of_the_parameter(parameter: str, module: str) -> None:
     assert module_name(parameter) == module
-
-
-@pytest.mark.parametrize(
-    ("steps", "ranks", "peak"),
-    [
-        ([0, 1, 500], [0, 90, 3], 3),  # the first step's signs do not count
-        ([1, 11, 500], [90, 7, 3], 7),
-        ([1, 2, 3, 20], [9, 4, 4, 3], 9),  # a short run has no steps to leave out
-        ([1, 5], [9, None], 9),
-        ([1, 500], [8, None], 8),  # nothing else was measured
-        ([1, 9, 2000], [8, 6, None], 8),
-    ],
-)
-def test_the_peak_leaves_the_first_steps_out(steps: list[int], ranks: list[int | None], peak: int) -> None:
-    table = pd.DataFrame({"step": steps, "matrix": "a", "intrinsic_rank": pd.array(ranks, dtype="Int32")})
-    late = pd.DataFrame({"step": [2000], "matrix": "b", "intrinsic_rank": pd.array([1], dtype="Int32")})
-    table = pd.concat([table, late]) if steps[-1] == 2000 else table
-    assert peak_ranks(table)["a"] == peak
 
 
 def test_files_hold_what_the_table_says(run: Run, tmp_path: Path) -> None:

@@ -296,5 +296,5 @@ def test_runs_are_listed_newest_first_and_broken_ones_left_out(tmp_path: Path) -
     assert (first.status, first.model, first.matrices, first.parameters) == ("finished", "Net", 2, 24)
     assert (first.step, first.snapshots, first.loss) == (3, 3, 1 / 4)
     assert first.mean_rank == 3.5  # ranks 3 and 4 at step 3
-    assert first.mean_rank_over_null == 1.75
+    assert first.mean_rank_over_null_rank == 1.75
     assert list_runs(tmp_path / "missing") == []

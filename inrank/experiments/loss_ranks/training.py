@@ -12,16 +12,16 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from inrank.experiments.corpus import fine_tuning_corpora, shared_corpus
 from inrank.experiments.loss_ranks import tasks
 from inrank.reproduction.experiment import Request, Training
-from inrank_monitor.ranks import signal_rank
 from inrank_monitor.runs import peak_ranks
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from inrank_monitor.runs import Run
 
 TOLERANCE = 0.01  # nats
@@ -144,7 +144,7 @@ def ranks_of_rules(run: Run, sides: pd.Series) -> dict[str, dict[str, int]]:
         "peak": peak_ranks(run.measurements),
         "stable": np.ceil(last["stable_rank"]),
         "energy": last["energy_rank"],
-        "signal": pd.Series({name: _signal_rank(run, name) for name in sides.index}),
+        "signal": last["signal_rank"],
     }
     full = sides.astype(float)
     found = {
@@ -153,11 +153,6 @@ def ranks_of_rules(run: Run, sides: pd.Series) -> dict[str, dict[str, int]]:
     return {
         rule: dict(zip(map(str, full.index), ranks.astype(int).tolist(), strict=True)) for rule, ranks in found.items()
     }
-
-
-def _signal_rank(run: Run, name: str) -> float:
-    rows, cols = run.matrices.loc[name, ["rows", "cols"]]
-    return float(signal_rank(run.singular_values(name).to_numpy()[-1], int(rows), int(cols)))
 
 
 def _least(most: int, is_enough: Callable[[int], bool]) -> int:

@@ -98,7 +98,7 @@ def trained_over_buffer_rank(trained: Sequence[TrainedRank], sizes: Mapping[str,
         means = {b: fmean(values) for b, values in ranks.items()}
         _line(figure, means, f"{sizes[model]}, trained", _Look(category(position)), spread)
         _line(figure, null, f"{sizes[model]}, null", _Look(category(position), "dash"))
-    shares = [one.rank_over_null for one in rows]
+    shares = [one.rank_over_null_rank for one in rows]
     return Figure(
         title="Trained updates beside their null ranks",
         figure=figure,

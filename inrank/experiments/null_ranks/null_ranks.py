@@ -161,7 +161,7 @@ def trained_statements(trained: Sequence[TrainedRank], size: str) -> list[Statem
     limit = f"half as much again (its null rank: {high[0].null_rank / low[0].null_rank:.3g} times)"
     found = [is_below(b_claim, ratio, INSENSITIVE, limit)]
     for group, claim in claims.items():
-        sample = Sample("rank / null rank", [one.rank_over_null for one in _judged(trained, group)])
+        sample = Sample("rank / null rank", [one.rank_over_null_rank for one in _judged(trained, group)])
         found.append(is_below(claim, sample, LOW_RANK, "half of the null rank"))
     return found
 

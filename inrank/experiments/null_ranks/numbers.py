@@ -84,7 +84,7 @@ class TrainedRank(NamedTuple):
         rank: intrinsic rank.
         highest: the running maximum over the whole run.
         null_rank: of Gaussian matrices.
-        rank_over_null: mean of the matrices' ratios.
+        rank_over_null_rank: mean of the matrices' ratios.
         highest_over_null: likewise.
     """
 
@@ -98,7 +98,7 @@ class TrainedRank(NamedTuple):
     rank: float
     highest: float
     null_rank: float
-    rank_over_null: float
+    rank_over_null_rank: float
     highest_over_null: float
 
 

@@ -66,8 +66,8 @@ def trained_table(trained: Sequence[TrainedRank], sizes: Mapping[str, str]) -> T
         mlp, every = groups["mlp"], groups["all"]
         numbers = [
             *([one.rank for one in mlp], [one.highest for one in mlp], [one.null_rank for one in mlp]),
-            *([one.rank_over_null for one in mlp], [one.rank for one in every], [one.null_rank for one in every]),
-            *([one.rank_over_null for one in every], [one.highest_over_null for one in every]),
+            *([one.rank_over_null_rank for one in mlp], [one.rank for one in every], [one.null_rank for one in every]),
+            *([one.rank_over_null_rank for one in every], [one.highest_over_null for one in every]),
         ]
         rule = [sizes[model], _DEFINITIONS[definition], f"{threshold:g}", str(mlp[0].buffer_rank)]
         rows.append([*rule, *map(spread, numbers)])
