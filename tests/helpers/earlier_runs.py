@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,3 +138,16 @@ def write_earlier_run(directory: Path, steps: Sequence[int] = STEPS, leading: in
     }
     write_json(directory / RUN_FILE, info)
     return directory
+
+
+def as_version_1(directory: Path) -> None:
+    """Turn a run's first segment into what version 1 would have written."""
+    path = directory / "measurements-000.arrows"
+    with pa.ipc.open_stream(path) as reader:
+        tables = [each.select(SCHEMA.names).to_pydict() for each in reader]
+    with path.open("wb") as file:
+        file.write(SCHEMA.serialize())
+        for table in tables:
+            file.write(batch(table).serialize())
+    info = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
+    write_json(directory / RUN_FILE, info | {"schema_version": 1})
