@@ -79,9 +79,8 @@ def main() -> None:
     before, added = statistics.median(taken), statistics.median(both - plain for plain, both in pairs)
     drawn = statistics.median(plain for plain, _ in pairs)
     share = added / (before + drawn)
-    print(
-        f"{count} matrices, {torch.get_num_threads()} threads: spectra {before:.2f} s, other metrics {1e3 * drawn:.1f} ms"
-    )
+    threads = torch.get_num_threads()
+    print(f"{count} matrices, {threads} threads: spectra {before:.2f} s, other metrics {1e3 * drawn:.1f} ms")
     print(f"signal rank and share: {1e3 * added:.2f} ms a snapshot (the first: {1e3 * first:.1f} ms with the others)")
     print(f"added: {share:.3%}, goal {GOAL:.0%} {'met' if share <= GOAL else 'MISSED'}")
 

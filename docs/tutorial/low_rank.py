@@ -231,10 +231,8 @@ run
 
 # %%
 last = run.measurements[run.measurements["step"] == STEPS]
-over_null = (
-    (last["intrinsic_rank"] / last["null_rank"]).astype(float).to_numpy()
-)
-low, middle, high = np.quantile(over_null, (0, 0.5, 1))
+ratios = last["rank_over_null_rank"].to_numpy()
+low, middle, high = np.quantile(ratios, (0, 0.5, 1))
 print(
     f"rank over null rank: lowest {low:.2f}, median {middle:.2f}, highest {high:.2f}"
 )

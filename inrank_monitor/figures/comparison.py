@@ -23,6 +23,7 @@ from inrank_monitor.figures.tables import (
     numbers,
     thin,
 )
+from inrank_monitor.ranks import OF_SOME_MATRICES
 
 Align = Literal["step", "share"]
 MOST_POINTS = 20_000
@@ -30,7 +31,10 @@ DASHES = ("solid", "dot", "dashdot", "longdash")
 
 
 def mean_over_matrices(measurements: pd.DataFrame, column: str) -> pd.DataFrame:
-    """step, `column` and null_rank, each the mean over the matrices measured at that step; NaN is left out."""
+    """step, `column` and null_rank, each the mean over the matrices measured at that step.
+
+    An update that is not finite is left out. Where a cut spectrum does not tell the value of one, there is no mean.
+    """
     values = pd.DataFrame(
         {
             "step": measurements["step"].to_numpy(),
@@ -38,7 +42,11 @@ def mean_over_matrices(measurements: pd.DataFrame, column: str) -> pd.DataFrame:
             "null_rank": numbers(measurements["null_rank"]),
         }
     )
-    return values.groupby("step", as_index=False).mean()
+    means = values.groupby("step", as_index=False).mean()
+    if column in OF_SOME_MATRICES or "stable_rank" not in measurements:
+        return means
+    unknown = np.isnan(values[column]) & np.isfinite(numbers(measurements["stable_rank"]))
+    return means.assign(**{column: means[column].mask(means["step"].isin(set(values["step"][unknown])))})
 
 
 def run_comparison(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inrank_monitor.ranks.buffer_rank import buffer_rank_text, default_buffer_rank, too_large_text
-from inrank_monitor.ranks.cut import blank_cut, cut_text, is_cut, is_known_rank
+from inrank_monitor.ranks.cut import OF_SOME_MATRICES, blank_cut, cut_text, is_cut, is_known_rank
 from inrank_monitor.ranks.metrics import (
     DEFINITIONS,
     Definition,
@@ -23,6 +23,7 @@ from inrank_monitor.ranks.watches import WATCHES, History
 
 __all__ = [
     "DEFINITIONS",
+    "OF_SOME_MATRICES",
     "VERDICTS",
     "WATCHES",
     "Definition",

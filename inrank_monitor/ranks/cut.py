@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float
 
 from inrank_monitor.ranks.metrics import Definition
 
+# Missing where a matrix is of another kind or too small, and not since something is unknown: a mean leaves those out.
+OF_SOME_MATRICES = ("layer_rank", "capacity", "signal_rank", "signal_share", "relative_norm")
 _BY_RULE = ("intrinsic_rank", "running_rank")
 _OF_ALL = ("effective_rank", "nuclear_norm")  # sums over all values; ‖ΔW‖, and so the stable rank, is measured apart
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from inrank_monitor.runs.log_files import Status
@@ -28,7 +29,7 @@ class RunSummary:
         step: the last one known.
         snapshots: how many.
         loss: the last one logged.
-        mean_rank: over the matrices, at the last snapshot.
+        mean_rank: over the matrices, at the last snapshot; None where a cut spectrum does not tell one of the ranks.
         mean_rank_over_null_rank: mean of rank / null rank there.
         overhead: the tracker's share of wall time.
     """
@@ -51,14 +52,15 @@ def summarise(run: Run) -> RunSummary:
     """What a list of runs says of one."""
     measured, scalars = run.measurements, run.scalars
     last = measured[measured["step"] == measured["step"].max()]
-    ranks = last["intrinsic_rank"].astype("Float64")
+    finite = last[np.isfinite(last["stable_rank"].astype(float))]
 
     def latest(*names: str) -> float | None:
         values = scalars.loc[scalars["name"].isin(names), "value"]
         return float(values.iloc[-1]) if len(values) else None
 
     def mean(values: pd.Series) -> float | None:
-        return None if values.dropna().empty else float(values.mean())
+        """Over the finite updates; None of none, and where a cut spectrum does not tell one of them."""
+        return None if values.empty or values.isna().any() else float(values.mean())
 
     known = [int(table["step"].max()) for table in (measured, scalars) if len(table)]
     return RunSummary(
@@ -71,7 +73,7 @@ def summarise(run: Run) -> RunSummary:
         step=max(known, default=0),
         snapshots=int(measured["step"].nunique()),
         loss=latest("loss", "train/loss", "train_loss"),
-        mean_rank=mean(ranks),
-        mean_rank_over_null_rank=mean(last["rank_over_null_rank"]),
+        mean_rank=mean(finite["intrinsic_rank"]),
+        mean_rank_over_null_rank=mean(finite["rank_over_null_rank"]),
         overhead=latest("tracker_overhead"),
     )

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from inrank_monitor.ranks import OF_SOME_MATRICES
 from inrank_monitor.runs import FLOAT_METRICS, INTEGER_METRICS
 
 METRICS = (*INTEGER_METRICS, *FLOAT_METRICS, "rank_over_null_rank")
@@ -83,7 +84,7 @@ class Measurements:
         Returns:
             Finite values by tag.
         """
-        values = {f"mean/{tag}": _mean(self.metrics[tag]) for tag in TAGS}
+        values = {f"mean/{tag}": _mean(tag, self.metrics[tag]) for tag in TAGS}
         if matrices is None and self.watched > MOST_CURVES:
             values |= self._by_group(curves)
         else:
@@ -106,13 +107,17 @@ class Measurements:
         for row, name in enumerate(self.names):
             groups[_NUMBER.sub("all", name)].append(row)  # and not "*", which some loggers refuse
         return {
-            f"{curve}/{group}": _mean(self.metrics[curve][rows]) for group, rows in groups.items() for curve in curves
+            f"{curve}/{group}": _mean(curve, self.metrics[curve][rows])
+            for group, rows in groups.items()
+            for curve in curves
         }
 
 
-def _mean(values: np.ndarray) -> float:
-    """Mean over the finite values; NaN of none."""
+def _mean(metric: str, values: np.ndarray) -> float:
+    """Mean over the matrices; NaN of none, and where one of them has a value that its cut spectrum does not tell."""
     finite = values[np.isfinite(values)]
+    if metric not in OF_SOME_MATRICES and len(finite) < len(values):
+        return float("nan")
     return float(finite.mean()) if finite.size else float("nan")
 
 

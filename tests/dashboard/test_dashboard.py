@@ -20,9 +20,10 @@ from inrank_monitor.console import RUNS_VARIABLE
 from inrank_monitor.figures import column_title
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.ranks import metrics as rank_metrics
+from inrank_monitor.report import matrix_table, verdict
 from inrank_monitor.runs.folder import RunFolder
 from inrank_monitor.runs.lock import Lock
-from inrank_monitor.runs.log import RUN_FILE, RunLog
+from inrank_monitor.runs.log import RUN_FILE, RunLog, write_json
 from inrank_monitor.runs.recomputation import recompute
 from inrank_monitor.runs.shared_run import SharedRun
 
@@ -151,6 +152,24 @@ def test_compare_draws_a_line_a_run_aligned_by_share_of_training(folder: Path) -
         np.testing.assert_array_equal(numbers(trace["y"]), mine["intrinsic_rank"].astype(float))
         np.testing.assert_allclose(numbers(trace["x"]), mine["step"] / mine["step"].max())
     assert [trace["name"] for trace in loss["data"]] == ["short", "long"]
+
+
+def test_the_overview_has_each_matrix_with_its_verdict_and_the_sentence_of_the_report(run: Any) -> None:
+    app = show("Overview")
+    expected = matrix_table(run)
+    table = next(frame.value for frame in app.dataframe if "verdict" in frame.value)
+    assert list(table["matrix"]) == list(expected.index)
+    for column in ("verdict", "intrinsic_rank", "null_rank", "rank_over_null_rank", "peak_rank", "peak_step"):
+        np.testing.assert_array_equal(table[column].to_numpy(), expected[column].to_numpy())
+    shown = re.sub(r"\\(.)", r"\1", texts(app)).replace("\u2060", "")  # as Markdown shows it
+    assert verdict(expected) in shown
+
+
+def test_the_page_says_what_a_cut_spectrum_leaves_open(folder: Path) -> None:
+    path = make_run(folder / "cut")
+    info = json.loads((path / "run.json").read_text())
+    write_json(path / "run.json", info | {"options": info["options"] | {"leading": 9}})
+    assert "9 leading ones were taken" in texts(show("Overview", run=["cut"]))
 
 
 def test_advice_is_the_advice_of_the_package(folder: Path) -> None:

@@ -336,6 +336,7 @@ STAND_INS: dict[str, Callable[[], dict[str, Any]]] = {
     "README.md": _with_attach,
     "docs/index.md": _with_attach,
     "docs/numbers.md": _after_a_run,
+    "docs/verdicts.md": _after_a_run,
     "docs/cost.md": _with_attach,
     "docs/alarms.md": _with_attach,
     "docs/dashboard.md": _after_a_run,

@@ -18,7 +18,7 @@ import pytest
 
 from inrank_monitor.ranks import metrics as rank_metrics
 from inrank_monitor.ranks.null_model import null_rank
-from inrank_monitor.report import matrix_table, report_table, write_html
+from inrank_monitor.report import matrix_table, report_table, verdict, write_html
 
 STEPS = (0, 1, 5, 20, 100)
 EVIL = "<script>alert(1)</script>"
@@ -232,6 +232,27 @@ def test_a_run_without_measurements_says_so(status: str, tmp_path: Path) -> None
     page = page_of(run, tmp_path)
     assert "No matrix has a finite measurement yet." in page.text
     assert any("no measurements yet" in text for _, text in page.scripts)
+
+
+def test_the_table_says_where_the_peak_was_and_what_the_newest_spectrum_is(tmp_path: Path) -> None:
+    run = make_run(NAMES, nan=(NAMES[1], 20))
+    run.matrices = run.matrices.assign(rows=64, cols=80)
+    run.measurements["signal_rank"] = pd.array([3] * len(run.measurements), dtype="Int32")
+    table = matrix_table(run)
+    assert table["verdict"].tolist() == ["structured", "not finite", *["structured"] * 4]
+    text = " ".join(report_table(run).split())
+    assert "Of 6 matrices: 5 structured, 1 not finite." in text
+    row = next(line for line in report_table(run).splitlines() if line.startswith(NAMES[0])).split()
+    peak = [str(int(table.loc[NAMES[0], column])) for column in ("signal_rank", "peak_rank", "peak_step")]
+    assert row[5:] == [*peak, "structured"]
+    page = page_of(run, tmp_path)
+    assert "peakat step" in page.text
+    assert page.text.count("structured") >= 5
+
+
+def test_one_matrix_has_its_ratio_in_the_sentence() -> None:
+    table = matrix_table(make_run(["only"]))
+    assert verdict(table).startswith("Of 1 matrix: 1 too thin to tell. The rank is at ")
 
 
 @pytest.mark.usefixtures("whole_plotly")

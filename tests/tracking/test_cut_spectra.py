@@ -17,11 +17,12 @@ from torch import nn
 
 from inrank_monitor import attach, open_run
 from inrank_monitor.figures import explained_ratio_curve, spectrum_density
+from inrank_monitor.figures.comparison import mean_over_matrices
 from inrank_monitor.ranks import RankRule, null_rank
 from inrank_monitor.report import missing_line, report_table
 from inrank_monitor.report.page import render
 from inrank_monitor.runs import FLOAT_METRICS, INTEGER_METRICS, Run, recompute, verdicts
-from inrank_monitor.sinks.measurements import Measurements
+from inrank_monitor.sinks.measurements import METRICS, Measurements
 
 SIZES = (40, 48, 9)
 LEADING, B = 10, 4
@@ -219,3 +220,19 @@ def test_the_log_of_a_cut_run_holds_nulls(runs: tuple[Run, Run]) -> None:
     info = json.loads((runs[1].path / "run.json").read_text())
     assert info["options"]["leading"] == LEADING
     assert info["schema_version"] == 2
+
+
+def test_a_mean_over_matrices_is_missing_where_one_of_them_is_not_known(runs: tuple[Run, Run]) -> None:
+    whole, cut = (mean_over_matrices(run.measurements, "intrinsic_rank").set_index("step") for run in runs)
+    assert cut["intrinsic_rank"].isna().tolist() == [False, False, True, True]
+    assert (cut["intrinsic_rank"] == whole["intrinsic_rank"])[:2].all()
+    assert mean_over_matrices(runs[1].measurements, "stable_rank")["stable_rank"].notna().all()
+    summary = runs[1].summary()
+    assert (summary.mean_rank, summary.mean_rank_over_null_rank) == (None, None)
+    assert runs[0].summary().mean_rank == whole["intrinsic_rank"].iloc[-1]
+    table = runs[1].measurements.query("step == 30")
+    columns = {name: table[name].astype("Float64").to_numpy(dtype=float, na_value=np.nan) for name in METRICS}
+    found = Measurements(30, 0.0, list(table["matrix"]), columns, [np.ones(3)] * 2, watched=2).scalars()
+    assert "mean/intrinsic_rank" not in found
+    assert "mean/rank_over_null_rank" not in found
+    assert found["mean/stable_rank"] == pytest.approx(table["stable_rank"].mean())
