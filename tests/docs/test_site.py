@@ -105,9 +105,9 @@ def test_the_search_finds_from_file(site: Path, tab: Any) -> None:
     query = tab.locator("[data-md-component=search-query]")
     query.click()  # the index is read when the reader comes to the field
     ready = "() => !document.querySelector('.md-search-result__meta').textContent.includes('Initializing')"
-    tab.wait_for_function(ready, timeout=60_000)  # what is typed before that may not be heard
+    tab.wait_for_function(ready, timeout=20_000)  # what is typed before that may not be heard
     query.press_sequentially("null rank")
-    tab.wait_for_selector(".md-search-result__item", timeout=60_000)
+    tab.wait_for_selector(".md-search-result__item", timeout=20_000)
     assert "null rank" in tab.locator(".md-search-result__list").inner_text().lower()
     assert all(url.startswith(("file:", "data:", "about:")) for url in tab.asked)
 
