@@ -50,7 +50,7 @@ docs: $(STAMP) ## build the documentation, tutorial included, into build/docs; i
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open file://$(CURDIR)/build/docs/index.html"
 
-test: $(STAMP) ## the fast tests (under two minutes)
+test: $(STAMP) ## the fast tests (about three minutes)
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-slow: $(STAMP) ## the slow tests; those that measure time run alone at the end
