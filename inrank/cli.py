@@ -96,7 +96,7 @@ def _build_parser() -> argparse.ArgumentParser:
             "reproduce figures and tables of the paper: trainings, pages with figures, and a verdict on each statement",
             "inrank reproduce --list",
             "inrank reproduce figure-3                            tiny scale, three seeds, minutes",
-            "inrank reproduce --all --scale tiny                  everything, under an hour on two cores, offline",
+            "inrank reproduce --all --scale tiny                  the paper's, under an hour on two cores, offline",
             "inrank reproduce table-1 --scale paper               exact parameters; training where there is a GPU",
             "inrank reproduce figure-9 --text train.txt --test-text test.txt --seeds 5 --out runs/mine",
         )

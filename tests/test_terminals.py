@@ -38,13 +38,14 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], io.BytesIO]:
 def named(directory: Path) -> Path:
     """A run with a name, matrices and scalars that no small encoding has."""
     model = torch.nn.Sequential()
-    model.add_module("schicht_é", torch.nn.Linear(6, 5))
-    model.add_module("層", torch.nn.Linear(5, 5))
-    tracker = inrank_monitor.attach(model, None, directory, every=1, tensorboard=False)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += torch.randn_like(parameter)
-    tracker.step()
+    model.add_module("schicht_é", torch.nn.Linear(60, 50))
+    model.add_module("層", torch.nn.Linear(50, 50))
+    tracker = inrank_monitor.attach(model, None, directory, every=10, tensorboard=False)
+    for _ in range(20):  # the least that gets advice
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1  # one direction
+        tracker.step()
     tracker.log({"損失": 1.0})
     tracker.event("mine", None, "σ₁ ≥ 1 → −1 · “ok” … 🙂")
     tracker.close()
@@ -76,7 +77,7 @@ def test_every_command_speaks_to_any_terminal(
     assert "schicht_" in text
     if encoding == "ascii":
         assert "change W - W0" in text
-        assert "6x5" in text or "5x6" in text
+        assert "50x60" in text
 
 
 @ENCODINGS

@@ -13,7 +13,7 @@ from inrank.reproduction.pages import HOW, SOURCE, conditions, verdict_counts
 def document(every: Sequence[Mapping[str, Any]]) -> str:
     """`reproduction.md`: each statement, the paper's number, ours, whether they agree and why."""
     lines = [
-        "# The paper, reproduced" if _of_paper(every) else "# What the loss says of ranks",
+        f"# {_title(every)}",
         "",
         f"{SOURCE}.",
         "",
@@ -26,6 +26,12 @@ def document(every: Sequence[Mapping[str, Any]]) -> str:
     for results in every:
         lines += _section(results)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _title(every: Sequence[Mapping[str, Any]]) -> str:
+    if _of_paper(every):
+        return "The paper, reproduced"
+    return str(every[0]["title"]) if len(every) == 1 else "Beyond the paper"
 
 
 def _of_paper(every: Sequence[Mapping[str, Any]]) -> bool:

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add them."""
     parser.add_argument("names", metavar="NAME", nargs="*", help="figure-3, table-1, ...; --list shows all")
     parser.add_argument(
-        "--all", action="store_true", help="every experiment; trainings that several need are done once"
+        "--all", action="store_true", help="every experiment of the paper; trainings that several need are done once"
     )
     parser.add_argument("--list", action="store_true", help="say what there is, and do nothing")
     parser.add_argument("--scale", choices=SCALES, default="tiny", help=_SCALE_HELP)
@@ -47,18 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; the exit code."""
-    from inrank.reproduction.catalogue import NAMES, experiments
+    from inrank.reproduction.catalogue import NAMES, OF_PAPER, experiments
 
     if options.list:
         for one in experiments(NAMES):
-            print(f"{one.name:12}{one.title}")
+            print(f"{one.name:14}{one.title}")
         return 0
     if options.all == bool(options.names):
         raise ExperimentError("give the NAME of an experiment, several of them, or --all; --list shows what there is")
     from inrank.reproduction.reproduce import reproduce
 
     request = _request(options)
-    names = NAMES if options.all else options.names
+    names = OF_PAPER if options.all else options.names
     jobs = options.jobs or (1 if request.device != "cpu" else os.cpu_count() or 1)
     document_file = Path(options.document) if options.document else None
     if document_file is not None and not document_file.parent.is_dir():

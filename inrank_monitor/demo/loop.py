@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 LINES_WITHOUT_TERMINAL = 10
 # Ranks by loss in a few seconds; docs/loss-ranks.md says what more of either gives.
-BY_LOSS_EVALUATIONS, BY_LOSS_WINDOWS = 120, 8
+BY_LOSS_EVALUATIONS, BY_LOSS_WINDOWS = 80, 16
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,6 @@ def _train_watched(training: Training, tokens: Tokens, options: DemoOptions) -> 
         loss = validation_loss(training, tokens, options)
         if not evaluated:
             tracker.log(validation_loss=loss)
-        if not evaluated:
             _say(options, f"Ranks by loss: at most {BY_LOSS_EVALUATIONS} evaluations of the held-out text's beginning")
             tracker.ranks_by_loss(
                 lambda: validation_loss(training, tokens, options, BY_LOSS_WINDOWS),

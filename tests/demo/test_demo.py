@@ -94,7 +94,8 @@ def test_demo_trains_logs_and_says_how_to_open_the_run(
         f"snapshot {step}" for step in (2, 4, 6, 8)
     ]
     for expected in (
-        "transformer.h.0.mlp.c_fc.weight",
+        "transformer.h.0.mlp.c_fc ",
+        "by loss",
         "perplexity",
         f"inrank-monitor dashboard {tmp_path / 'runs'}",
         f"tensorboard --logdir {tmp_path / 'runs/a/tensorboard'}",

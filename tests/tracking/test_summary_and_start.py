@@ -141,7 +141,7 @@ def test_summary_of_a_run_that_cannot_be_read_is_a_sentence(
     harm(tracker, monkeypatch)
     for _ in range(2):
         assert tracker.summary().startswith(f"there is no summary of {tracker.path}: ")
-    assert len([text for text in complaints(caplog) if "error in the tracker" in text]) == 1
+    assert len([text for text in complaints(caplog) if "error in summary" in text]) == 1
     train(model, optimizer, 1, first=2)
     tracker.close()
     monkeypatch.undo()

@@ -23,11 +23,13 @@ def threads() -> set[threading.Thread]:
 
 def test_close_takes_a_last_snapshot_and_removes_every_hook_and_thread(tmp_path: Path) -> None:
     before = threads()
+    gc.collect()  # trackers of other tests that were let go
+    others = step_hooks(SGD([torch.zeros(1)]))
     model, optimizer, tracker = start(tmp_path / "run", every=4)
     train(model, optimizer, 6)
-    assert step_hooks(optimizer) == 2
+    assert step_hooks(optimizer) == others + 2
     tracker.close()
-    assert step_hooks(optimizer) == 0
+    assert step_hooks(optimizer) == others
     assert threads() <= before
     run = open_run(tmp_path / "run")
     assert run.measurements["step"].unique().tolist() == [4, 6]
