@@ -158,7 +158,7 @@ def _advise(options: argparse.Namespace) -> int:
     rule = rule if options.threshold is None else replace(rule, threshold=options.threshold)
     table = advise(run, rule, options.rank_from)
     print(advice_text(table), end="")
-    if run.too_few_points and table["rank"].notna().any():  # else it is said as the reason
+    if run.too_few_points:
         print(run.too_few_points)
     if options.csv:
         local_path(options.csv, "--csv").write_text(advice_csv(table), encoding="utf-8")

@@ -39,15 +39,8 @@ def matrix_reason(step: object, verdict: str) -> str | None:
     return verdict if verdict in NO_UPDATE else None
 
 
-def spectrum_reason(sparse: str | None, verdict: str) -> str | None:
-    """Why a rank that was read off a spectrum is no advice.
-
-    Args:
-        sparse: `run.too_few_points`.
-        verdict: on the newest measurement.
-    """
-    if sparse:
-        return sparse
+def spectrum_reason(verdict: str) -> str | None:
+    """Why a rank that was read off the newest spectrum is no advice, by the verdict on that."""
     return verdict if verdict in NOTHING_STANDS_OUT else None
 
 

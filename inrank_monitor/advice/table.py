@@ -101,14 +101,14 @@ def advice_table(run: Run, measurements: pd.DataFrame, rank_from: RankSource | N
 
 def _choose(table: pd.DataFrame, sources: pd.DataFrame, run: Run, rank_from: RankSource | None) -> list[str | None]:
     """Give the table step, rank and rank_from; why each matrix has no rank, or None."""
-    whole, sparse = run_reason(run), run.too_few_points
+    whole = run_reason(run)
     ranks, origins, reasons = [], [], []
     for row in sources.to_dict("records"):
         origin: RankSource = rank_from or ("energy" if pd.isna(row["loss_rank"]) else "loss")
         rank, verdict = row[COLUMN_OF[origin]], row["verdict"]
         reason = whole or matrix_reason(row["step"], verdict)
         if reason is None and origin != "loss":
-            reason = spectrum_reason(sparse, verdict)
+            reason = spectrum_reason(verdict)
         if reason is None and (pd.isna(rank) or (rank == 0 and origin != "loss")):
             reason = _CANNOT_TELL[origin] if pd.isna(rank) else "no direction stands above noise"
         ranks.append(pd.NA if reason else rank)
