@@ -35,6 +35,7 @@ _TABLE = {
     "intrinsic_rank": st.column_config.NumberColumn("Rank", format="%d"),
     "null_rank": st.column_config.NumberColumn("Null", format="%d"),
     "rank_over_null_rank": st.column_config.NumberColumn("Rank / null", format="%.2f"),
+    "loss_rank": st.column_config.NumberColumn("By loss", format="%d"),
     "signal_rank": st.column_config.NumberColumn("Signal", format="%d"),
     "peak_rank": st.column_config.NumberColumn("Peak", format="%d"),
     "peak_step": st.column_config.NumberColumn("At step", format="%d"),
@@ -111,11 +112,13 @@ def show(page: Page, choice: Choice) -> None:
 def _matrices(state: RunState) -> None:
     table = matrix_table(state)
     shape = table["rows"].astype(int).astype(str) + "×" + table["cols"].astype(int).astype(str)
-    shown = table.assign(shape=shape).reset_index(names="matrix")[list(_TABLE)]
+    shown = table.assign(shape=shape).reset_index(names="matrix")
+    shown = shown[[column for column in _TABLE if column in shown]]  # ranks by loss are not every run's
     with st.expander(f"{len(table)} matrices, each with a verdict"):
         explain(
             "Each matrix at its last finite measurement, the verdict on its newest. Signal: directions above what "
-            "noise reaches. Peak: the highest rank after step 10, and where.",
+            "noise reaches. Peak: the highest rank after step 10, and where. By loss: the newest ranks that the loss "
+            "has confirmed, if any were taken.",
             "Structured: some directions stand out from noise. Like noise: none does. Flatter than noise: the strong "
             "directions are more alike than chance makes them. An empty cell cannot be told.",
         )

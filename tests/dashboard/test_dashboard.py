@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.app_pages import APP, numbers, sent, show, specs, texts, turn_to
+from helpers.loss_ranks import write_loss_ranks
 from helpers.made_runs import append_steps, make_run, names_of
 from helpers.training import record
 
@@ -163,6 +164,15 @@ def test_the_overview_has_each_matrix_with_its_verdict_and_the_sentence_of_the_r
         np.testing.assert_array_equal(table[column].to_numpy(), expected[column].to_numpy())
     shown = re.sub(r"\\(.)", r"\1", texts(app)).replace("\u2060", "")  # as Markdown shows it
     assert verdict(expected) in shown
+
+
+def test_the_overview_has_the_ranks_by_loss_where_they_were_taken(run: Any) -> None:
+    before = next(frame.value for frame in show("Overview").dataframe if "verdict" in frame.value)
+    assert "loss_rank" not in before
+    ranks = {str(name): 2 + number for number, name in enumerate(run.matrices.index)}
+    write_loss_ranks(run.path, ranks, 8)
+    table = next(frame.value for frame in show("Overview").dataframe if "verdict" in frame.value)
+    assert dict(zip(table["matrix"], table["loss_rank"], strict=True)) == ranks
 
 
 def test_the_page_says_what_a_cut_spectrum_leaves_open(folder: Path) -> None:
