@@ -15,6 +15,7 @@ from views import (
     compare,
     density,
     explained,
+    matrix,
     navigation,
     overview,
     rank_evolution,
@@ -23,10 +24,15 @@ from views import (
     start,
 )
 from views.choices import choose_rule, choose_runs
-from views.page import Page, live_runs, refusals, show_state
+from views.page import Page, folded_into, live_runs, refusals, show_state
 
 REFRESH_SECONDS = 3
-MODULES = (runs, overview, rank_evolution, density, spectrum_evolution, explained, compare, advice)
+# Room for the first chart: Streamlit leaves six rem above a page and five beside it.
+_STYLE = """<style>
+.stMainBlockContainer { padding: 2.6rem min(2.5rem, 4vw) 3rem; }
+.stMainBlockContainer h2 { font-size: 1.5rem; padding: 0.2rem 0; }
+</style>"""
+MODULES = (runs, overview, matrix, rank_evolution, density, spectrum_evolution, explained, compare, advice)
 VIEWS: dict[str, ModuleType] = dict(zip(navigation.VIEWS, MODULES, strict=True))
 
 
@@ -45,11 +51,15 @@ def main() -> None:
         page = Page.open(folder, names)
         page.rule = choose_rule(page)
         paused = live_switch(page, view)
-    st.header(title, anchor=False)
+    st.html(_STYLE)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.header(title, anchor=False, width="content")
+        help_place = st.popover("?", help="What you see, and what it tells")
     if not page.runs and view is not runs:
         st.info("Choose a run in the sidebar.", icon=":material/arrow_back:")
         return
-    choice = view.choose(page)
+    with folded_into(help_place):
+        choice = view.choose(page)
     live = not paused and bool(live_runs(page, everything=view is runs))
 
     @st.fragment(run_every=REFRESH_SECONDS if live else None)

@@ -53,6 +53,40 @@ def select_names(pattern: str, names: Iterable[str]) -> list[str]:
     return found
 
 
+def filter_names(text: str, names: Iterable[str]) -> list[str]:
+    """The names that a reader's filter leaves, in order; all of them for an empty one.
+
+    A filter is a whole name, a glob for any part of one (`h.1?.mlp`), a label as tables print it, or a regular
+    expression for any part. The first of these that any name fits counts; between slashes (`/w[12]$/`) it is a regular
+    expression in any case.
+
+    Raises:
+        ValueError: it fits none, and is no regular expression either; or it stands between slashes and is none.
+    """
+    known, text = list(dict.fromkeys(names)), text.strip()
+    if not text:
+        return known
+    only = len(text) > 1 and text.startswith("/") and text.endswith("/")
+    if not only:
+        wide = glob(f"*{_normal(text)}*")
+        whole = [name for name in known if name == text]
+        if found := whole or [name for name in known if wide.fullmatch(_normal(name))] or matching(text, known):
+            return found
+    try:
+        pattern = re.compile(text[1:-1] if only else text, re.IGNORECASE)
+    except re.error as error:
+        raise ValueError(f"the filter {text!r} fits no matrix and is no regular expression: {error}") from None
+    return [name for name in known if pattern.search(_normal(name))]
+
+
+def common_pattern(names: Sequence[str]) -> str:
+    """One name as it is, and one glob for several: `layers.0.experts.*.w1.weight`."""
+    parts = [name.split(".") for name in names]
+    if len({len(part) for part in parts}) > 1:
+        return "*"
+    return ".".join(column[0] if len(set(column)) == 1 else "*" for column in zip(*parts, strict=True))
+
+
 def unknown(typed: str, names: Sequence[str]) -> str:
     """That there is no such matrix, and which ones are near."""
     if not names:

@@ -25,6 +25,8 @@ function load(address) {
   return library;
 }
 
+const linked = new Set(); // charts over one axis: the pointer on one is shown on all
+
 class Chart {
   constructor(parent) {
     this.parent = parent;
@@ -41,6 +43,8 @@ class Chart {
   take(data) {
     this.figure = data.figure;
     this.height = data.height;
+    this.link = data.link;
+    this.clicks = data.clicks;
     this.config = { ...data.config, modeBarButtonsToAdd: [this.button] };
     this.element.setAttribute("aria-label", data.label);
     this.element.style.minHeight = `${data.height}px`; // nothing below jumps while Plotly is loaded
@@ -51,6 +55,39 @@ class Chart {
     const full = document.fullscreenElement === this.element;
     layout.height = full ? window.innerHeight : this.height;
     await this.plotly.react(this.element, data, layout, this.config);
+    this.listen();
+  }
+
+  listen() {
+    if (this.listening) return;
+    this.listening = true;
+    linked.add(this);
+    this.element.on("plotly_click", ({ points }) => {
+      const told = points.map((point) => point.customdata).find((one) => Array.isArray(one));
+      if (this.clicks && told) this.send("clicked", told);
+    });
+    this.element.on("plotly_hover", ({ points }) => this.point(points[0]?.x));
+    this.element.on("plotly_unhover", () => this.point(null));
+  }
+
+  point(x) {
+    if (!this.link) return;
+    for (const chart of linked) if (chart.link === this.link) chart.showCursor(chart === this ? null : x);
+  }
+
+  showCursor(x) {
+    const layout = this.element._fullLayout;
+    if (!this.cursor) {
+      this.cursor = document.createElement("div");
+      this.cursor.className = "inrank-cursor";
+      this.element.append(this.cursor);
+    }
+    const at = x == null || !layout ? NaN : layout.xaxis.d2p(x);
+    const inside = at >= 0 && at <= layout?.xaxis._length;
+    this.cursor.style.display = inside ? "block" : "none";
+    if (!inside) return;
+    const { l, t } = layout._size;
+    Object.assign(this.cursor.style, { left: `${l + at}px`, top: `${t}px`, height: `${layout._size.h}px` });
   }
 
   fit() {
@@ -67,6 +104,7 @@ class Chart {
   }
 
   remove() {
+    linked.delete(this);
     this.resized.disconnect();
     this.element.removeEventListener("fullscreenchange", this.turned);
     this.plotly?.purge(this.element);
@@ -76,13 +114,14 @@ class Chart {
 
 const charts = new WeakMap();
 
-export default async function ({ data, parentElement }) {
+export default async function ({ data, parentElement, setTriggerValue }) {
   let chart = charts.get(parentElement);
   if (!chart) {
     chart = new Chart(parentElement);
     charts.set(parentElement, chart);
   }
   chart.take(data);
+  chart.send = setTriggerValue;
   chart.plotly = await load(new URL(data.library, document.baseURI).href);
   await chart.draw();
   return () => {

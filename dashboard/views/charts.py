@@ -26,13 +26,16 @@ _LIBRARY = declare_component("plotly", path=Path(plotly.__file__).parent / "pack
 _CHART = st.components.v2.component(
     "inrank_chart",
     js=Path(__file__).with_name("chart.js").read_text(encoding="utf-8"),
-    css=".js-plotly-plot:fullscreen { background: var(--st-background-color); }",
+    css=""".js-plotly-plot:fullscreen { background: var(--st-background-color); }
+.inrank-cursor { position: absolute; width: 0; border-left: 1px dashed var(--st-text-color); pointer-events: none; }""",
     isolate_styles=False,  # Plotly's own style rules go into the page's head
 )
 _HEIGHT = 450  # Plotly's own default
 
 
-def draw(figure: go.Figure, key: str, alt: str, file_name: str) -> None:
+def draw(
+    figure: go.Figure, key: str, alt: str, file_name: str, *, link: str = "", clicks: bool = False
+) -> list[Any] | None:
     """A figure in the page, with a camera that saves it as PNG.
 
     Args:
@@ -40,6 +43,11 @@ def draw(figure: go.Figure, key: str, alt: str, file_name: str) -> None:
         key: figures of one key are one chart whose data change; another key is another chart, drawn whole.
         alt: what is seen, for who cannot see it.
         file_name: of the PNG, without its suffix.
+        link: charts of one link show where on the x axis the pointer is on one of them.
+        clicks: whether a click on a point makes the page run again.
+
+    Returns:
+        The `customdata` of the point that was just clicked; None: none was.
     """
     config = {
         "displaylogo": False,
@@ -52,8 +60,13 @@ def draw(figure: go.Figure, key: str, alt: str, file_name: str) -> None:
         "config": config,
         "label": alt,
         "library": f"component/{_LIBRARY.name}/plotly.min.js",
+        "link": link,
+        "clicks": clicks,
     }
-    _CHART(key=f"chart {_digest(key)}", data=data)  # Streamlit refuses some names of runs as keys
+    # Streamlit refuses some names of runs as keys
+    answer = _CHART(key=f"chart {_digest(key)}", data=data, on_clicked_change=lambda: None)
+    clicked: list[Any] | None = answer.get("clicked")
+    return clicked
 
 
 def _steady(figure: dict[str, Any]) -> dict[str, Any]:

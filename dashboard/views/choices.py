@@ -9,10 +9,10 @@ import streamlit as st
 
 from inrank_monitor.figures import short_names
 from inrank_monitor.matrices.roles import matrix_groups, select_matrices
-from inrank_monitor.naming import matching
+from inrank_monitor.naming import filter_names, matching
 from inrank_monitor.ranks import DEFINITIONS, RankRule
 from inrank_monitor.runs import RunFolder, RunState
-from views.page import Page
+from views.page import Page, plain
 
 URL: dict[str, Any] = {"bind": "query-params"}
 DEFINITION_LABELS = {"paper": "paper, eq. 7", "reference": "published code"}
@@ -89,11 +89,43 @@ def _set_rule(rule: RankRule) -> None:
     st.session_state.update(alpha=rule.threshold, b=rule.buffer_rank or 0, definition=rule.definition)
 
 
-def choose_matrices(state: RunState) -> list[str]:
-    """Filters by block and by role; the names that are left, in model order."""
+def filter_box() -> str:
+    """A field for a filter of names."""
+    if (wanted := st.session_state.pop("wanted_filter", None)) is not None:  # a cell of several that was clicked
+        st.session_state["filter"] = st.query_params["filter"] = wanted
+    return st.text_input(
+        "Filter",
+        key="filter",
+        placeholder="h.*.mlp or layers\\.[0-3]\\.",
+        help="Part of a name, with * and ? as wild cards, or a regular expression. Between slashes: a regular "
+        "expression in any case.",
+        **URL,
+    )
+
+
+def show_filtered(text: str, names: list[str]) -> list[str]:
+    """The names that a filter leaves; all of them, and why, where it cannot be read or leaves none."""
+    try:
+        found = filter_names(text, names)
+    except ValueError as error:
+        st.warning(plain(error), icon=":material/filter_alt_off:")
+        return names
+    if names and not found:
+        st.warning(plain(f"No matrix fits the filter {text!r}: all are shown."), icon=":material/filter_alt_off:")
+        return names
+    return found
+
+
+def choose_matrices(state: RunState, places: Sequence[Any] = ()) -> list[str]:
+    """Filters by block and by role; the names that are left, in model order.
+
+    Args:
+        state: of the run.
+        places: two containers for the widgets; else they get a row of their own.
+    """
     groups = matrix_groups(state.matrices)
     blocks, roles = list(groups["block"].unique()), list(groups["role"].unique())
-    left, right = st.columns(2)
+    left, right = places or st.columns(2)
     with left:
         chosen_blocks = st.multiselect("Blocks", blocks, key="block", placeholder="All blocks", **URL)
     with right:
@@ -115,6 +147,9 @@ def take_names(key: str, names: Sequence[str], several: bool = False) -> None:
 def choose_matrix(state: RunState) -> str:
     """One matrix."""
     names = [str(name) for name in state.matrices.index]
+    wanted = st.session_state.pop("wanted_matrix", None)  # a cell or a row that was clicked
+    if wanted in names:
+        st.session_state["matrix"] = st.query_params["matrix"] = wanted
     take_names("matrix", names)
     labels = short_names(names, 60)
     return st.selectbox("Matrix", names, format_func=labels.__getitem__, key="matrix", **URL)

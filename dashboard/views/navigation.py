@@ -13,6 +13,7 @@ import streamlit as st
 VIEWS = (
     "Runs",
     "Overview",
+    "Matrix",
     "Rank evolution",
     "Spectrum density",
     "Spectrum evolution",
@@ -40,6 +41,15 @@ def open_view(view: str) -> NoReturn:
     """
     waiting = [name for name in st.query_params if name != "view" and name not in st.session_state]
     st.switch_page(_pages()[view], query_params={name: st.query_params.get_all(name) for name in waiting})
+
+
+def open_matrix(name: str) -> NoReturn:
+    """Go to the page of a matrix; of a glob for several, to the overview with them alone."""
+    if "*" in name:
+        st.session_state["wanted_filter"] = name
+        st.rerun()
+    st.session_state["wanted_matrix"] = name
+    open_view("Matrix")
 
 
 def _pages() -> dict[str, st.Page]:

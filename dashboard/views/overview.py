@@ -1,134 +1,112 @@
-"""One run in one look: every matrix at every step, the loss beside it, what is tracked, what happened."""
+"""One run in one look: all matrices by depth and kind, the loss beside them, a table to filter, sort and open."""
 
 from __future__ import annotations
 
+from html import unescape
 from typing import NamedTuple
 
 import pandas as pd
 import streamlit as st
 
-from inrank_monitor.figures import column_title, loss_curve, mark_events, mark_events_on_heatmap, rank_heatmap
-from inrank_monitor.report import verdict
+from inrank_monitor.figures import column_title, depth_map, loss_curve, mark_events
+from inrank_monitor.report import overview_table, verdict
 from inrank_monitor.runs import RunState
-from views.choices import URL, choose_matrices
+from views.choices import URL, choose_matrices, choose_step, filter_box, show_filtered
+from views.matrix_table import show_matrices, trend_text
+from views.navigation import open_matrix
 from views.page import Page, caption, explain, plain, show_figure, show_table
-from views.summary import matrix_table
+from views.summary import places_of
 
 OVER_NULL = "rank over null rank"
 _COLUMNS = (
     "intrinsic_rank",
     "running_rank",
+    "signal_rank",
+    "signal_share",
+    "energy_rank",
     "explained_ratio",
     "stable_rank",
     "effective_rank",
-    "signal_rank",
-    "signal_share",
     "relative_norm",
 )
-_QUANTITIES = {OVER_NULL: "intrinsic_rank", **{column_title(column): column for column in _COLUMNS}}
-
-
-_TABLE = {
-    "matrix": st.column_config.TextColumn("Matrix", pinned=True),
-    "shape": "Shape",
-    "verdict": "Verdict",
-    "intrinsic_rank": st.column_config.NumberColumn("Rank", format="%d"),
-    "null_rank": st.column_config.NumberColumn("Null", format="%d"),
-    "rank_over_null_rank": st.column_config.NumberColumn("Rank / null", format="%.2f"),
-    "loss_rank": st.column_config.NumberColumn("By loss", format="%d"),
-    "signal_rank": st.column_config.NumberColumn("Signal", format="%d"),
-    "peak_rank": st.column_config.NumberColumn("Peak", format="%d"),
-    "peak_step": st.column_config.NumberColumn("At step", format="%d"),
-    "stable_rank": st.column_config.NumberColumn("Stable", format="%.1f"),
-    "effective_rank": st.column_config.NumberColumn("Effective", format="%.1f"),
-    "relative_norm": st.column_config.NumberColumn("‖ΔW‖/‖W0‖", format="%.3g"),
-    "step": st.column_config.NumberColumn("Step", format="%d"),
-}
-_LOOK = "Each row is a weight matrix, each column a measured step. The colour is the matrix's"
-_CONCLUSIONS = {
-    "intrinsic_rank": "The rank needed at that step, which may shrink again when few directions take over. Before you "
-    "trust it, choose rank over null rank.",
-    "running_rank": "The highest rank needed so far, the first steps included.",
-    "explained_ratio": "How well the rank reached before explains the change. Below α new directions have come up.",
-    "stable_rank": "About how many directions are as strong as the strongest; near 1, one direction is nearly all.",
-    "signal_rank": "How many directions stand above what noise reaches; 0 is noise's. Blank: it cannot be told.",
-    "signal_share": "Which part of the change lies in the directions above noise: 1 is all.",
-    "effective_rank": "How many directions take part, weak ones too; it stays high where a long tail of weak ones is.",
-    "relative_norm": "How far the weights have moved, against their first size: bright rows learn most.",
-}
+_OF_STEP = {OVER_NULL: "rank_over_null_rank", **{column_title(column): column for column in _COLUMNS}}
+_OF_RUN = {"rank by loss (newest)": "loss_rank", "trend of the rank": "trend", "peak rank": "peak_rank"}
 
 
 class Choice(NamedTuple):
-    """What the heat map shows."""
+    """What the map shows, at which step, and which matrices map and table show."""
 
     quantity: str
+    step: int | None
     matrices: list[str]
 
 
 def choose(page: Page) -> Choice:
-    """The quantity and the filters."""
-    lines = st.container()
-    left, right = st.columns([1, 2])
-    with left:
-        quantity = st.selectbox("Colour", list(_QUANTITIES), key="colour", **URL)
-    with lines:
-        if quantity == OVER_NULL:
-            caption("rank_heatmap")
-        else:
-            explain(f"{_LOOK} {quantity}.", _CONCLUSIONS[_QUANTITIES[quantity]])
-    with right:
-        matrices = choose_matrices(page.state)
-    return Choice(quantity, matrices)
+    """The quantity, the step and the filters, in one row."""
+    caption("depth_map")
+    state = page.state
+    columns = st.columns([3, 3, 3, 3, 3], vertical_alignment="bottom")
+    with columns[0]:
+        offered = [*_OF_STEP, *(name for name in _OF_RUN if name != "rank by loss (newest)" or len(state.loss_ranks))]
+        quantity = st.selectbox("Colour", offered, key="colour", **URL)
+    with columns[1]:
+        step = choose_step(state)
+    with columns[2]:
+        text = filter_box()
+    matrices = choose_matrices(state, columns[3:])
+    return Choice(quantity, step, show_filtered(text, matrices))
 
 
 def show(page: Page, choice: Choice) -> None:
-    """Heat map and loss side by side, then coverage and events."""
+    """Map and loss side by side, then the table, coverage and events."""
     state = page.state
-    st.markdown(plain(verdict(matrix_table(state))))
+    table = overview_table(state, places_of(state))  # type: ignore[arg-type]
+    table = table.loc[[name for name in choice.matrices if name in table.index]]
     left, right = st.columns([9, 5])
     with left:
-        measured = state.measurements
-        names = [name for name in choice.matrices if name in set(measured["matrix"].astype(str).unique())]
-        figure = rank_heatmap(
-            measured, _QUANTITIES[choice.quantity], choice.quantity == OVER_NULL, matrices=names or None
-        )
-        figure.update_xaxes(tickvals=(figure.layout.xaxis.tickvals or ())[::2])  # half the page is too narrow for all
-        show_figure(
-            mark_events_on_heatmap(figure, state.events),
-            f"overview {state.name}",
-            f"Heat map of {choice.quantity} of {len(names)} matrices at {len(state.steps)} steps",
-        )
+        if opened := _map(state, choice, table):
+            open_matrix(opened)
     with right:
         show_figure(
             mark_events(loss_curve(state.scalars), state.events),
             f"loss {state.name}",
             "Logged values over steps, with events",
         )
-    _matrices(state)
+    st.markdown(plain(f"{verdict(table)} {trend_text(table)}"))
+    show_matrices(state, table)
     _coverage(state)
     _events(state)
 
 
-def _matrices(state: RunState) -> None:
-    table = matrix_table(state)
-    shape = table["rows"].astype(int).astype(str) + "×" + table["cols"].astype(int).astype(str)
-    shown = table.assign(shape=shape).reset_index(names="matrix")
-    shown = shown[[column for column in _TABLE if column in shown]]  # ranks by loss are not every run's
-    with st.expander(f"{len(table)} matrices, each with a verdict"):
-        explain(
-            "Each matrix at its last finite measurement, the verdict on its newest. Signal: directions above what "
-            "noise reaches. Peak: the highest rank after step 10, and where. By loss: the newest ranks that the loss "
-            "has confirmed, if any were taken.",
-            "Structured: some directions stand out from noise. Like noise: none does. Flatter than noise: the strong "
-            "directions are more alike than chance makes them. An empty cell cannot be told.",
-        )
-        show_table(
-            shown,
-            f"matrices {state.name}",
-            "Table of all matrices with ranks, peaks and verdicts",
-            column_config=_TABLE,
-            hide_index=True,
-        )
+def _map(state: RunState, choice: Choice, table: pd.DataFrame) -> str | None:
+    """The map; the matrix, or the glob for several, whose cell was just clicked."""
+    places = table[["depth", "kind"]]
+    column = {**_OF_STEP, **_OF_RUN}[choice.quantity]
+    title = column_title(column) if choice.quantity in _OF_STEP else choice.quantity
+    values = table[column] if choice.quantity in _OF_RUN else _at_step(state, column, choice.step)
+    figure = depth_map(
+        values,
+        places,
+        title,
+        relative=choice.quantity == OVER_NULL,
+        marked=[str(name) for name in table.index[table["unusual"] != ""]],
+    )
+    when = "the newest step" if choice.step is None else f"step {choice.step}"
+    clicked = show_figure(
+        figure,
+        f"overview {state.name}",
+        f"Map of {choice.quantity} of {len(places)} matrices by depth and kind at {when}",
+        clicks=True,
+    )
+    return unescape(str(clicked[3])) if clicked else None
+
+
+def _at_step(state: RunState, column: str, step: int | None) -> pd.Series:
+    """A column of a step, or of each matrix's newest measurement."""
+    rows = state.measurements
+    rows = rows.drop_duplicates("matrix", keep="last") if step is None else rows[rows["step"] == step]
+    values: pd.Series = rows.set_index(rows["matrix"].astype(str))[column]
+    return values
 
 
 def _coverage(state: RunState) -> None:

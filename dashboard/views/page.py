@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -18,6 +21,7 @@ from inrank_monitor.runs import RunFolder, RunState, RunSummary, SharedRun, open
 from views import charts
 
 _OPEN_RUNS = 12
+_folded: ContextVar[Any] = ContextVar("folded", default=None)
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$&^=])")
 
 
@@ -156,15 +160,31 @@ def caption(key: str) -> None:
 
 
 def explain(look: str, conclude: str) -> None:
-    """The two lines, in small print."""
-    st.caption(f"**What you see.** {plain(look)}  \n**What it tells.** {plain(conclude)}")
+    """The two lines, folded into a "?": beside the page's title while the view is chosen for, else where they stand."""
+    with _folded.get() or st.popover("?", type="tertiary", help="What you see, and what it tells"):
+        st.caption(f"**What you see.** {plain(look)}  \n**What it tells.** {plain(conclude)}")
 
 
-def show_figure(figure: go.Figure, key: str, alt: str) -> None:
-    """A figure with its downloads: HTML by the button below, PNG by the camera that Plotly shows on it."""
+@contextmanager
+def folded_into(place: Any) -> Iterator[None]:
+    """Explanations go to a place, a popover, until the block ends."""
+    before = _folded.set(place)
+    try:
+        yield
+    finally:
+        _folded.reset(before)
+
+
+def show_figure(figure: go.Figure, key: str, alt: str, *, link: str = "", clicks: bool = False) -> list[Any] | None:
+    """A figure with its downloads: HTML by the button below, PNG by the camera that Plotly shows on it.
+
+    Returns:
+        As `charts.draw`, what was just clicked.
+    """
     name = file_name(key)
-    charts.draw(figure, key, alt, name)
+    clicked = charts.draw(figure, key, alt, name, link=link, clicks=clicks)
     download("Figure as HTML", lambda: page_of(figure), f"{name}.html", "text/html", f"{key} html")
+    return clicked
 
 
 def page_of(figure: go.Figure) -> str:

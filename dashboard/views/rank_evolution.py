@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 import streamlit as st
 
-from inrank_monitor.figures import column_title, rank_evolution, representative
+from inrank_monitor.figures import column_title, mark_events_on_heatmap, rank_evolution, rank_heatmap, representative
 from inrank_monitor.matrices.roles import matrix_groups
 from inrank_monitor.runs import DIRECTION_METRICS, WEIGHT_METRICS, RunState
 from views.choices import URL, choose_matrices, log_steps_switch
@@ -39,6 +39,7 @@ _BESIDE_CONCLUSION = (
     "Overlaps near 1 and small angles: the same directions go on. An overlap of k directions with random ones of n is "
     "k / n on average."
 )
+_LOOKS = ("lines", "heat map")
 _GROUPS = {"kind": "role", "block": "block", "matrix": None}
 
 
@@ -49,13 +50,16 @@ class Choice(NamedTuple):
     group: str
     matrices: list[str]
     log_steps: bool
+    look: str
 
 
 def choose(page: Page) -> Choice:
     """Quantity, colours, filters."""
     lines = st.container()
     matrices = choose_matrices(page.state)
-    left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
+    first, left, middle, right = st.columns([2, 3, 3, 2], vertical_alignment="bottom")
+    with first:
+        look = st.radio("Draw", _LOOKS, horizontal=True, key="draw", **URL)
     with left:
         column = st.selectbox("Quantity", _columns(page.state), format_func=column_title, key="quantity", **URL)
     with middle:
@@ -63,13 +67,15 @@ def choose(page: Page) -> Choice:
     with right:
         log_steps = log_steps_switch()
     with lines:
-        if column == "layer_rank":
+        if look == "heat map":
+            caption("rank_heatmap")
+        elif column == "layer_rank":
             explain(_LAYER_LOOK, _LAYER_CONCLUSION)
         elif column in _COLUMNS:
             caption("rank_evolution")
         else:
             explain(_BESIDE_LOOK, _BESIDE_CONCLUSION)
-    return Choice(column, group, matrices, log_steps)
+    return Choice(column, group, matrices, log_steps, look)
 
 
 def _columns(state: RunState) -> tuple[str, ...]:
@@ -94,6 +100,9 @@ def show(page: Page, choice: Choice) -> None:
     measured = _table(state, choice.column)
     here = set(measured["matrix"].astype(str).unique())
     names = [name for name in choice.matrices if name in here]
+    if choice.look == "heat map":
+        _show_heatmap(state, measured, choice.column, names)
+        return
     shown = representative(names, MOST_LINES)
     if len(shown) < len(names):
         st.info(f"{len(shown)} of {len(names)} matrices are drawn, spread over kinds and depth: filter to see others.")
@@ -107,4 +116,14 @@ def show(page: Page, choice: Choice) -> None:
         figure,
         f"rank evolution {state.name} {choice.column}",
         f"Lines of {column_title(choice.column)} over steps for {len(shown)} matrices, null ranks dashed",
+    )
+
+
+def _show_heatmap(state: RunState, measured: pd.DataFrame, column: str, names: list[str]) -> None:
+    """A row a matrix, a column a snapshot; ranks over those of noise."""
+    figure = rank_heatmap(measured, column, column in ("intrinsic_rank", "running_rank"), matrices=names or None)
+    show_figure(
+        mark_events_on_heatmap(figure, state.events),
+        f"rank heat map {state.name} {column}",
+        f"Heat map of {column_title(column)} of {len(names)} matrices at {len(state.steps)} steps",
     )

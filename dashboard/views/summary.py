@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pandas as pd
+import streamlit as st
 
+from inrank_monitor.matrices.places import depth_and_kind
 from inrank_monitor.report import digest
 from inrank_monitor.runs import RunState
 
@@ -11,3 +13,13 @@ from inrank_monitor.runs import RunState
 def matrix_table(state: RunState) -> pd.DataFrame:
     """As the reports have it; the state offers the tables that they read."""
     return digest.matrix_table(state)  # type: ignore[arg-type]
+
+
+def places_of(state: RunState) -> pd.DataFrame:
+    """Depth and kind of each matrix; told once for all pages of a run."""
+    return _places(tuple(state.matrices.index), tuple(state.matrices["part"]), tuple(state.matrices["kind"]))
+
+
+@st.cache_data(max_entries=12, show_spinner=False)
+def _places(names: tuple[str, ...], parts: tuple[str | None, ...], kinds: tuple[str, ...]) -> pd.DataFrame:
+    return depth_and_kind(pd.DataFrame({"part": parts, "kind": kinds}, list(names)))

@@ -1,6 +1,7 @@
 """Figures: a table goes in, a Plotly figure comes out; it is never changed. No Streamlit, no torch.
 
 Ranks of all matrices
+    depth_map                  any quantity of all of them: kind by depth
     rank_evolution             a line a matrix over steps, its null rank dashed
     rank_heatmap               matrix by step
     explained_ratio_evolution  how well the rank so far explains the update, over steps
@@ -26,6 +27,7 @@ from __future__ import annotations
 from inrank_monitor.figures.captions import CAPTIONS, Caption
 from inrank_monitor.figures.comparison import loss_comparison, run_comparison
 from inrank_monitor.figures.density import spectrum_density
+from inrank_monitor.figures.depth_map import depth_map
 from inrank_monitor.figures.event_marks import mark_events, mark_events_on_heatmap
 from inrank_monitor.figures.loss import loss_curve
 from inrank_monitor.figures.names import families, representative, short_names
@@ -54,6 +56,7 @@ __all__ = [
     "Caption",
     "category",
     "column_title",
+    "depth_map",
     "empty_figure",
     "explained_ratio_curve",
     "explained_ratio_evolution",

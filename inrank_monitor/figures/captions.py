@@ -13,10 +13,16 @@ class Caption(NamedTuple):
 
 
 CAPTIONS: dict[str, Caption] = {
+    "depth_map": Caption(
+        "Each cell is a weight matrix: its depth in the model from left to right, what it does there from top to "
+        "bottom. The colour is a quantity of its change since the start at one step. A ring marks what is unusual; "
+        "the table says why. A click on a cell or a row opens that matrix.",
+        "A column that stands out is a layer that learns otherwise than its neighbours, a row a kind of matrix. Rank "
+        "over null rank: dark is low rank, 1 cannot be told from noise.",
+    ),
     "rank_heatmap": Caption(
-        "Each row is a weight matrix, each column a measured step. The colour is the rank that the "
-        "matrix's change since the start needs at that step, divided by the rank that pure noise of the "
-        "same shape would need.",
+        "Each row is a weight matrix, each column a measured step. The colour is the quantity "
+        "at that step; a rank is divided by the rank that pure noise of the same shape would need.",
         "Dark rows learn in few directions: a low-rank layer would do. Where the colour comes near 1, "
         "the change cannot be told from noise by its rank.",
     ),

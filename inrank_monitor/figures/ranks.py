@@ -224,7 +224,7 @@ def _draw_heatmap(grid: _Grid, column: str, relative: bool) -> go.Figure:
             "title": {"text": title, "side": "right"},
             "thickness": 14,
             "outlinewidth": 0,
-            **(_noise_ticks(top) if relative else {}),
+            **(noise_ticks(top) if relative else {}),
         },
         hoverongaps=False,
         hovertemplate="<b>%{y}</b><br>step %{x}<br>" + title + " %{z:.3~g}<br>null rank %{customdata}<extra></extra>",
@@ -243,7 +243,7 @@ def _draw_heatmap(grid: _Grid, column: str, relative: bool) -> go.Figure:
     return figure
 
 
-def _noise_ticks(top: float) -> dict[str, list[float] | list[str]]:
+def noise_ticks(top: float) -> dict[str, list[float] | list[str]]:
     """Quarters up to 1, which is marked as noise; wider steps beyond."""
     ticks = [0.0, 0.25, 0.5, 0.75, 1.0] + [x for x in (1.5, 2.0, 3.0, 5.0, 10.0) if x <= top]
     ticks = ticks if top < 3 else [x for x in ticks if x >= 1 or x == 0]

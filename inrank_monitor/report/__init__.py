@@ -18,6 +18,7 @@ from __future__ import annotations
 from inrank_monitor.report.digest import matrix_table, missing_line, verdict
 from inrank_monitor.report.document import FigureStore, html_document, write_text
 from inrank_monitor.report.figure_sections import telling_matrices
+from inrank_monitor.report.overview import overview_table
 from inrank_monitor.report.page import write_html
 from inrank_monitor.report.runs import runs_table
 from inrank_monitor.report.table_sections import html_table
@@ -29,6 +30,7 @@ __all__ = [
     "html_table",
     "matrix_table",
     "missing_line",
+    "overview_table",
     "printable",
     "report_table",
     "runs_table",

@@ -36,13 +36,14 @@ if TYPE_CHECKING:
     from inrank_monitor.runs.export import export_run
     from inrank_monitor.runs.folder import RunFolder, list_runs
     from inrank_monitor.runs.judging import verdicts
-    from inrank_monitor.runs.peak import peak_ranks, peaks, running_ranks
+    from inrank_monitor.runs.peak import FIRST_STEPS, peak_ranks, peaks, running_ranks
     from inrank_monitor.runs.recomputation import logged_rule, recompute
     from inrank_monitor.runs.run import Run, open_run, snapshot_table
     from inrank_monitor.runs.shared_run import RunState, SharedRun
     from inrank_monitor.runs.summary import RunSummary
 
 _READING = {
+    "FIRST_STEPS": "peak",
     "Run": "run",
     "RunFolder": "folder",
     "RunState": "shared_run",
@@ -61,6 +62,7 @@ _READING = {
 }
 __all__ = [
     "DIRECTION_METRICS",
+    "FIRST_STEPS",
     "FLOAT_METRICS",
     "INTEGER_METRICS",
     "LOCK_FILE",

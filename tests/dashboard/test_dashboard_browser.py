@@ -23,6 +23,7 @@ from inrank_monitor.console import app_directory
 pytestmark = pytest.mark.slow
 VIEWS = {
     "Overview": 2,
+    "Matrix": 4,
     "Rank evolution": 1,
     "Spectrum density": 1,
     "Spectrum evolution": 2,

@@ -170,7 +170,7 @@ def test_a_figure_is_downloaded_as_it_is_drawn(dashboard: DashboardPage) -> None
     dashboard.shows(first.overview())
     assert "stable rank" not in download(dashboard.page, "Figure as HTML")
     select("Colour", "stable rank")(dashboard.page)
-    dashboard.shows(first.overview("stable_rank", relative=False))
+    dashboard.shows(first.overview("stable_rank"))
     assert "stable rank" in download(dashboard.page, "Figure as HTML")
 
 

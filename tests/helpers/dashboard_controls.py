@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import plotly.graph_objects as go
-from helpers.dashboard_widgets import Act, add, clear, number, radio, select, slide, toggle
+from helpers.dashboard_widgets import Act, add, clear, number, radio, select, slide, toggle, write
 from helpers.expected_figures import Drawn, comparison
 
 from inrank_monitor.figures.tables import column_title
@@ -38,7 +38,7 @@ CONTROLS = [
         OVERVIEW,
         "Colour",
         select("Colour", "stable rank"),
-        lambda first: first.overview("stable_rank", relative=False),
+        lambda first: first.overview("stable_rank"),
         select("Colour", "rank over null rank"),
     ),
     Control(
@@ -55,6 +55,29 @@ CONTROLS = [
         lambda first: first.overview(names=first.group("role", "q", "MLP in")),
         clear("Kinds of matrix"),
     ),
+    Control(
+        OVERVIEW,
+        "Colour of the whole run",
+        select("Colour", "trend of the rank"),
+        lambda first: first.overview("trend", title="trend of the rank"),
+        select("Colour", "rank over null rank"),
+    ),
+    Control(OVERVIEW, "Step", slide("Step", "ArrowLeft"), lambda first: first.overview(step=30), slide("Step", "End")),
+    Control(
+        OVERVIEW,
+        "Filter, a glob",
+        write("Filter", "h.1.*c_fc"),
+        lambda first: first.overview(names=[MATRIX]),
+        write("Filter", ""),
+    ),
+    Control(
+        OVERVIEW,
+        "Filter, a regular expression",
+        write("Filter", r"h\.\d\.mlp"),
+        lambda first: first.overview(names=["h.0.mlp.c_fc.weight", MATRIX]),
+        write("Filter", ""),
+    ),
+    Control(LINES, "Draw", radio("Draw", "heat map"), Drawn.heatmap, radio("Draw", "lines")),
     Control(
         LINES,
         "Blocks",

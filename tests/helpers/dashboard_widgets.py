@@ -65,6 +65,16 @@ def number(label: str, value: int) -> Act:
     return act
 
 
+def write(label: str, text: str) -> Act:
+    """Write into a field."""
+
+    def act(page: Any) -> None:
+        widget(page, "TextInput", label).locator("input").fill(text)
+        page.keyboard.press("Enter")
+
+    return act
+
+
 def press(label: str) -> Act:
     """Press a button."""
     return lambda page: page.get_by_role("button", name=label).first.click()

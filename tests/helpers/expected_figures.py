@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from inrank_monitor.figures import (
+    depth_map,
     explained_ratio_curve,
     explained_ratio_evolution,
     loss_curve,
@@ -19,10 +20,12 @@ from inrank_monitor.figures import (
 )
 from inrank_monitor.figures.comparison import loss_comparison, run_comparison
 from inrank_monitor.figures.event_marks import mark_events, mark_events_on_heatmap
+from inrank_monitor.matrices.places import depth_and_kind
 from inrank_monitor.matrices.roles import matrix_groups
 from inrank_monitor.ranks.null_model import null_singular_values
 from inrank_monitor.report.digest import matrix_table
 from inrank_monitor.report.figure_sections import telling_matrices
+from inrank_monitor.report.overview import overview_table
 from inrank_monitor.runs.recomputation import RankRule
 from inrank_monitor.runs.shared_run import SharedRun
 
@@ -41,12 +44,31 @@ class Drawn:
         return [str(name) for name in groups.index[groups.isin(wanted)]]
 
     def overview(
-        self, column: str = "intrinsic_rank", relative: bool = True, names: Sequence[str] | None = None
+        self,
+        column: str = "rank_over_null_rank",
+        names: Sequence[str] | None = None,
+        step: int | None = None,
+        title: str | None = None,
     ) -> list[go.Figure]:
-        """Heat map and logged values."""
-        heat = rank_heatmap(self.state.measurements, column, relative, matrices=names)
-        events = self.state.events
-        return [mark_events_on_heatmap(heat, events), mark_events(loss_curve(self.state.scalars), events)]
+        """Map and logged values."""
+        rows, events = self.state.measurements, self.state.events
+        places = depth_and_kind(self.state.matrices)
+        table = overview_table(self.state, places).loc[self.matrices if names is None else list(names)]
+        rows = rows.drop_duplicates("matrix", keep="last") if step is None else rows[rows["step"] == step]
+        values = table[column] if title else rows.set_index(rows["matrix"].astype(str))[column]
+        heat = depth_map(
+            values,
+            places.loc[table.index],
+            title or column_title(column),
+            relative=column == "rank_over_null_rank",
+            marked=list(table.index[table["unusual"] != ""]),
+        )
+        return [heat, mark_events(loss_curve(self.state.scalars), events)]
+
+    def heatmap(self, column: str = "intrinsic_rank", relative: bool = True) -> list[go.Figure]:
+        """Every matrix at every step."""
+        heat = rank_heatmap(self.state.measurements, column, relative)
+        return [mark_events_on_heatmap(heat, self.state.events)]
 
     def evolution(
         self,

@@ -1,0 +1,136 @@
+"""One matrix on one page: its spectrum, how that has grown, what every rule makes of it, and what happened to it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pandas as pd
+import streamlit as st
+
+from inrank_monitor.figures import (
+    explained_ratio_curve,
+    mark_events,
+    rank_evolution,
+    spectrum_density,
+    spectrum_evolution,
+)
+from inrank_monitor.report import overview_table
+from inrank_monitor.runs import RunState
+from views.choices import URL, choose_matrix, choose_step, log_steps_switch
+from views.page import Page, caption, code, explain, plain, show_figure, show_table
+from views.spectra import null_spectrum, present_ranks, spectrum_size
+from views.summary import places_of
+
+_LINK = "steps of a matrix"
+
+
+class Choice(NamedTuple):
+    """The matrix, the step of its spectrum, and the scales."""
+
+    matrix: str
+    step: int | None
+    log: bool
+    log_steps: bool
+
+
+def choose(page: Page) -> Choice:
+    """The matrix and the step."""
+    for key in ("spectrum_density", "spectrum_evolution", "explained_ratio_curve"):
+        caption(key)
+    left, middle, right = st.columns([4, 3, 3], vertical_alignment="bottom")
+    with left:
+        matrix = choose_matrix(page.state)
+    with middle:
+        step = choose_step(page.state)
+    with right, st.container(horizontal=True):
+        log = st.toggle("Log σ", value=True, key="log_sigma", **URL)
+        log_steps = log_steps_switch()
+    return Choice(matrix, step, log, log_steps)
+
+
+def show(page: Page, choice: Choice) -> None:
+    """Density and ranks of all rules at a step; spectrum and ranks over steps; events."""
+    _line(page.state, choice.matrix)
+    left, right = st.columns(2)
+    with left:
+        _density(page, choice)
+        _evolution(page, choice)
+    with right:
+        _ratio(page, choice)
+        _ranks(page, choice)
+    _events(page.state, choice.matrix)
+
+
+def _line(state: RunState, name: str) -> None:
+    """The matrix in a line of numbers."""
+    row = overview_table(state, places_of(state)).loc[name]  # type: ignore[arg-type]
+    parts = [code(name), f"{int(row['rows'])}×{int(row['cols'])}", f"{code(row['kind'])} at depth {code(row['depth'])}"]
+    parts.append(plain(row["verdict"]))
+    if row["unusual"]:
+        parts.append(plain(f"unusual: {row['unusual']}"))
+    st.markdown(" · ".join(parts))
+
+
+def _density(page: Page, choice: Choice) -> None:
+    state, name = page.state, choice.matrix
+    figure = spectrum_density(
+        page.run.singular_values(name),
+        choice.step,
+        present_ranks(state, name),
+        log=choice.log,
+        threshold=state.rule.threshold,
+        buffer_rank=int(state.matrices["buffer_rank"][name]),
+        definition=state.rule.definition,
+        null=null_spectrum(state, name, state.leading),
+        size=spectrum_size(state, name),
+        measured=state.measured,
+    )
+    show_figure(figure, f"matrix density {state.name} {name}", f"Density of the singular values of {name}")
+
+
+def _evolution(page: Page, choice: Choice) -> None:
+    figure = spectrum_evolution(page.run.singular_values(choice.matrix), log=choice.log, log_steps=choice.log_steps)
+    show_figure(
+        mark_events(figure, _own_events(page.state, choice.matrix)),
+        f"matrix spectrum {page.state.name} {choice.matrix}",
+        f"Singular values of {choice.matrix} over steps",
+        link=_LINK,
+    )
+
+
+def _ratio(page: Page, choice: Choice) -> None:
+    state, name = page.state, choice.matrix
+    figure = explained_ratio_curve(
+        page.run.singular_values(name),
+        choice.step,
+        state.rule.threshold,
+        int(state.matrices["buffer_rank"][name]),
+        state.rule.definition,
+        null_spectrum(state, name),
+        size=spectrum_size(state, name),
+    )
+    show_figure(figure, f"matrix ratio {state.name} {name}", f"Explained ratio of {name} against rank")
+
+
+def _ranks(page: Page, choice: Choice) -> None:
+    state, name = page.state, choice.matrix
+    if not (state.measurements["matrix"] == name).any():
+        return
+    figure = rank_evolution(
+        state.measurements, "intrinsic_rank", [name], events=state.events, log_steps=choice.log_steps
+    )
+    show_figure(figure, f"matrix ranks {state.name} {name}", f"Rank of {name} over steps", link=_LINK)
+
+
+def _own_events(state: RunState, name: str) -> pd.DataFrame:
+    """What happened to a matrix, and to the whole run."""
+    owner = state.events["matrix"]
+    return state.events[(owner == name) | owner.isna() | (owner == "")]
+
+
+def _events(state: RunState, name: str) -> None:
+    events = _own_events(state, name)
+    with st.expander(f"{len(events)} events"):
+        explain("What happened to this matrix, and to the run.", "A mark in the figures is at the step of an event.")
+        table = events.assign(time=pd.to_datetime(events["time"], unit="s"))
+        show_table(table, f"events {name}", "Table of events of this matrix and of the run", hide_index=True)
