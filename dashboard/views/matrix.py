@@ -10,6 +10,8 @@ import streamlit as st
 from inrank_monitor.figures import (
     explained_ratio_curve,
     mark_events,
+    mark_noise_in_density,
+    mark_noise_over_steps,
     rank_evolution,
     spectrum_density,
     spectrum_evolution,
@@ -18,7 +20,7 @@ from inrank_monitor.report import overview_table
 from inrank_monitor.runs import RunState
 from views.choices import URL, choose_matrix, choose_step, log_steps_switch
 from views.page import Page, caption, code, explain, plain, show_figure, show_table
-from views.spectra import null_spectrum, present_ranks, spectrum_size
+from views.spectra import null_spectrum, present_ranks, shape, spectrum_size
 from views.summary import places_of
 
 _LINK = "steps of a matrix"
@@ -85,11 +87,16 @@ def _density(page: Page, choice: Choice) -> None:
         size=spectrum_size(state, name),
         measured=state.measured,
     )
+    if not state.matrices["in_factors"][name]:
+        mark_noise_in_density(figure, page.run.singular_values(name), shape(state, name))
     show_figure(figure, f"matrix density {state.name} {name}", f"Density of the singular values of {name}")
 
 
 def _evolution(page: Page, choice: Choice) -> None:
     figure = spectrum_evolution(page.run.singular_values(choice.matrix), log=choice.log, log_steps=choice.log_steps)
+    if not page.state.matrices["in_factors"][choice.matrix]:
+        values, sides = page.run.singular_values(choice.matrix), shape(page.state, choice.matrix)
+        mark_noise_over_steps(figure, values, sides)
     show_figure(
         mark_events(figure, _own_events(page.state, choice.matrix)),
         f"matrix spectrum {page.state.name} {choice.matrix}",

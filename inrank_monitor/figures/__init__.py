@@ -31,6 +31,7 @@ from inrank_monitor.figures.depth_map import depth_map
 from inrank_monitor.figures.event_marks import mark_events, mark_events_on_heatmap
 from inrank_monitor.figures.loss import loss_curve
 from inrank_monitor.figures.names import families, representative, short_names
+from inrank_monitor.figures.noise import mark_noise_in_density, mark_noise_over_steps
 from inrank_monitor.figures.ranks import rank_evolution, rank_heatmap
 from inrank_monitor.figures.ratio import explained_ratio_curve, explained_ratio_evolution
 from inrank_monitor.figures.spectra import spectrum_evolution
@@ -66,6 +67,8 @@ __all__ = [
     "loss_curve",
     "mark_events",
     "mark_events_on_heatmap",
+    "mark_noise_in_density",
+    "mark_noise_over_steps",
     "more_ink",
     "new_figure",
     "rank_evolution",

@@ -16,7 +16,7 @@ from inrank_monitor.ranks.metrics import (
 )
 from inrank_monitor.ranks.null_model import Kind, null_rank, null_singular_values, untrained_growth
 from inrank_monitor.ranks.rule import RankRule
-from inrank_monitor.ranks.signal import energy_share, signal_rank, signal_share
+from inrank_monitor.ranks.signal import energy_share, noise_edge, signal_rank, signal_share
 from inrank_monitor.ranks.tail import tail_exponent
 from inrank_monitor.ranks.verdict import VERDICTS, Verdict, dense_verdict, factors_verdict, spectrum_verdict
 from inrank_monitor.ranks.watches import WATCHES, History
@@ -46,6 +46,7 @@ __all__ = [
     "is_cut",
     "is_known_rank",
     "next_rank",
+    "noise_edge",
     "null_rank",
     "null_singular_values",
     "signal_rank",

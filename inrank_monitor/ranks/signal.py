@@ -162,6 +162,28 @@ def _quantile_below(values: np.ndarray, count: np.ndarray, place: float) -> np.n
     return np.asarray(pair[:, 0] + (at - low) * (pair[:, 1] - pair[:, 0]))
 
 
+def noise_edge(singular_values: Float[np.ndarray, "*batch q"], rows: int, cols: int) -> Float[np.ndarray, "*batch"]:
+    """Where noise's bulk ends in a spectrum, in its own units: exactly `signal_rank` values lie above; NaN where it is.
+
+    Args:
+        singular_values: all of them, descending; (..., q).
+        rows: of the matrix.
+        cols: of the matrix.
+    """
+    values = np.asarray(singular_values, dtype=np.float64)
+    count = signal_rank(values, rows, cols)
+    flat, found = values.reshape(-1, values.shape[-1]), count.reshape(-1)
+    edge = np.full(len(flat), np.nan)
+    for place in np.flatnonzero(np.isfinite(found)):
+        rank, row, noise = int(found[place]), flat[place : place + 1], _noise(rows, cols)
+        bases = [base for base in dict.fromkeys((rank, 0)) if int(_above(row, np.array([base]), noise)[0]) == rank]
+        base = bases[0] if bases else rank
+        measured = float(noise.edges[base] * _quantile_below(row, np.array([base]), 0.5)[0])
+        above = row[0, rank - 1] if rank else np.inf
+        edge[place] = min(max(measured, float(row[0, rank])), float(above))
+    return edge.reshape(count.shape)
+
+
 def signal_share(singular_values: Float[np.ndarray, "*batch q"], rows: int, cols: int) -> Float[np.ndarray, "*batch"]:
     """Share of ‖A‖_F² that the values above the edge hold, in 0..1; NaN where `signal_rank` is.
 
