@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from inrank_monitor.figures import spectrum_density, spread
+from inrank_monitor.figures import mark_noise_in_density, spectrum_density, spread
 from inrank_monitor.runs import RunState
 from views.choices import URL, choose_matrix, choose_step, choose_two_steps
 from views.page import Page, caption, code, show_figure
-from views.spectra import null_spectrum, present_ranks, spectrum_size
+from views.spectra import null_spectrum, present_ranks, shape, spectrum_size
 
 RIDGE_ROWS = 24  # more would be too flat to read
 _WHEN = ("two steps", "one step", "all steps")
@@ -77,6 +77,8 @@ def show(page: Page, choice: Choice) -> None:
         size=spectrum_size(state, choice.matrix),
         measured=state.measured,
     )
+    if choice.null and choice.kind != "profile" and not state.matrices["in_factors"][choice.matrix]:
+        mark_noise_in_density(figure, values, shape(state, choice.matrix))
     st.markdown(code(choice.matrix))
     show_figure(
         figure,

@@ -6,10 +6,11 @@ from typing import Literal, NamedTuple
 
 import streamlit as st
 
-from inrank_monitor.figures import short_names, spectrum_evolution
+from inrank_monitor.figures import mark_noise_over_steps, short_names, spectrum_evolution
 from inrank_monitor.report import telling_matrices
 from views.choices import URL, log_steps_switch, take_names
 from views.page import Page, caption, code, show_figure
+from views.spectra import shape
 from views.summary import matrix_table
 
 MOST_PANELS = 8
@@ -76,4 +77,7 @@ def _panel(page: Page, name: str, matrix: str, choice: Choice) -> None:
     values = page.runs[name].singular_values(matrix, choice.of)
     st.markdown(code(matrix) + (f" in {code(name)}" if len(page.runs) > 1 else ""))
     figure = spectrum_evolution(values, count=choice.count, log=choice.log, log_steps=choice.log_steps)
+    state = page.runs[name].tables(page.rule)
+    if choice.of == "update" and not state.matrices["in_factors"][matrix]:
+        mark_noise_over_steps(figure, values, shape(state, matrix))
     show_figure(figure, f"spectrum {name} {matrix}", f"Singular values of {matrix} in {name} over {len(values)} steps")

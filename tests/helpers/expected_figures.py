@@ -13,6 +13,8 @@ from inrank_monitor.figures import (
     explained_ratio_curve,
     explained_ratio_evolution,
     loss_curve,
+    mark_noise_in_density,
+    mark_noise_over_steps,
     rank_evolution,
     rank_heatmap,
     spectrum_density,
@@ -105,12 +107,18 @@ class Drawn:
             null=self._null(matrix) if null else None,
             **look,
         )
+        if null and look.get("kind") != "profile":
+            mark_noise_in_density(figure, self.run.singular_values(matrix), self._shape(matrix))
         return [figure]
 
     def spectra(self, matrices: Sequence[str] = (), **look: Any) -> list[go.Figure]:
         """A panel a matrix; at first the two that tell most."""
         chosen = matrices or telling_matrices(matrix_table(self.state))
-        return [spectrum_evolution(self.run.singular_values(name), **{"count": 64, **look}) for name in chosen]
+        values = {name: self.run.singular_values(name) for name in chosen}
+        return [
+            mark_noise_over_steps(spectrum_evolution(each, **{"count": 64, **look}), each, self._shape(name))
+            for name, each in values.items()
+        ]
 
     def explained(
         self,
@@ -141,8 +149,11 @@ class Drawn:
         return [curve, lines]
 
     def _null(self, matrix: str) -> Any:
+        return null_singular_values(*self._shape(matrix))
+
+    def _shape(self, matrix: str) -> tuple[int, int]:
         rows, cols = self.state.matrices.loc[[matrix], ["rows", "cols"]].to_numpy(dtype=int)[0].tolist()
-        return null_singular_values(rows, cols)
+        return rows, cols
 
 
 def comparison(
