@@ -22,6 +22,7 @@ from inrank_monitor.figures import (
 )
 from inrank_monitor.figures.comparison import loss_comparison, run_comparison
 from inrank_monitor.figures.event_marks import mark_events, mark_events_on_heatmap
+from inrank_monitor.figures.tables import column_title
 from inrank_monitor.matrices.places import depth_and_kind
 from inrank_monitor.matrices.roles import matrix_groups
 from inrank_monitor.ranks.null_model import null_singular_values
