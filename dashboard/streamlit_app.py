@@ -29,7 +29,7 @@ from views.page import Page, folded_into, live_runs, refusals, show_state
 REFRESH_SECONDS = 3
 # Room for the first chart: Streamlit leaves six rem above a page and five beside it.
 _STYLE = """<style>
-.stMainBlockContainer { padding: 2.6rem min(2.5rem, 4vw) 3rem; }
+.stMainBlockContainer { padding: 4rem min(2.5rem, 4vw) 3rem; }
 .stMainBlockContainer h2 { font-size: 1.5rem; padding: 0.2rem 0; }
 </style>"""
 MODULES = (runs, overview, matrix, rank_evolution, density, spectrum_evolution, explained, compare, advice)

@@ -48,7 +48,8 @@ def mark_noise_in_density(figure: go.Figure, singular_values: pd.DataFrame, shap
             xanchor="left",
             y=low + 0.97,
             yanchor="top",
-            text=above_noise(values, *shape),
+            text=above_noise(values, *shape).replace(", ", ",<br>"),  # a narrow page would cut one line
+            align="left",
             showarrow=False,
             font={"color": CATEGORIES[1], "size": 12},
         )
@@ -79,7 +80,8 @@ def mark_noise_over_steps(figure: go.Figure, singular_values: pd.DataFrame, shap
         yref="paper",
         xanchor="right",
         yanchor="bottom",
-        text=f"{above_noise(found[told[-1]], *shape)} at step {told[-1]}",
+        text=f"{above_noise(found[told[-1]], *shape)} at step {told[-1]}".replace(", ", ",<br>"),
+        align="right",
         showarrow=False,
         font={"color": CATEGORIES[1], "size": 12},
     )

@@ -52,4 +52,4 @@ def test_both_figures_draw_the_edge_and_say_what_is_above() -> None:
     ]
     lines = mark_noise_over_steps(spectrum_evolution(table), table, (60, 90))
     np.testing.assert_allclose(lines.data[-1].y, edges)
-    assert lines.layout.annotations[0].text.startswith("4 directions above noise, ")
+    assert lines.layout.annotations[0].text.startswith("4 directions above noise,<br>")
