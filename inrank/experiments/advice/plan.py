@@ -33,7 +33,7 @@ SCALES: dict[str, dict[str, Any]] = {
     },
     "tiny": {
         **{"size": "4x96", "vocabulary": 1024, "context": 64, "batch": 8, "choosing_windows": 64},
-        **{"pretraining_steps": 400, "steps": 160, "rates": (1e-3, 3e-3, 1e-2), "full_rate": 1e-3},
+        **{"pretraining_steps": 400, "steps": 160, "rates": (3e-3, 1e-2, 3e-2), "full_rate": 1e-3},
     },
     "small": {
         **{"size": "6x384", "vocabulary": 8192, "context": 256, "batch": 16, "choosing_windows": 64},
