@@ -12,6 +12,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from inrank_monitor.files import replaced
 from inrank_monitor.report.style import CSS, DRAW_SCRIPT
 
 
@@ -93,9 +94,5 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; an older one is left as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replaced(path, path.with_name(f".{path.name}.{os.getpid()}.tmp")) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
