@@ -36,7 +36,8 @@ th.text, td.text { text-align: left; }
 th[aria-sort] { padding: 0; }
 th button { font: inherit; color: inherit; background: none; border: 0; padding: 3px 7px; cursor: pointer;
   width: 100%; text-align: inherit; }
-th[aria-sort="ascending"] button::after { content: " ▲" / ""; } th[aria-sort="descending"] button::after { content: " ▼" / ""; }
+th[aria-sort="ascending"] button::after { content: " ▲" / ""; }
+th[aria-sort="descending"] button::after { content: " ▼" / ""; }
 table.folded tbody tr:nth-child(n + 61) { display: none; }
 button.more { font: inherit; color: var(--accent); background: none; border: 0; padding: 4px 0; cursor: pointer; }
 td.long { white-space: pre-wrap; overflow-wrap: anywhere; text-align: left; }
