@@ -7,14 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from inrank.gpt2 import options as train_options
 from inrank.gpt2.options import OptionError
 from inrank.reproduction import options as reproduce_options
 from inrank.reproduction.experiment import ExperimentError
 from inrank_monitor import __version__
-from inrank_monitor.console import Parser, add_command, examples_text, typed, use_any_terminal
+from inrank_monitor.console import Parser, add_command, add_output, error_text, examples_text, typed, use_any_terminal
 from inrank_monitor.demo.text import DemoError
 
 
@@ -24,9 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _build_parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (OptionError, DemoError, ExperimentError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+    except BrokenPipeError:  # `inrank compare runs | head`
+        sys.stderr.close()
+        return 0
+    except (OptionError, DemoError, ExperimentError, OSError) as error:
         if os.environ.get("RANK", "0") == "0":  # under torchrun once is enough
-            print(f"inrank {options.command}: {error}", file=sys.stderr)
+            print(f"inrank {options.command}: {error_text(error)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         name = (error.name or "").split(".")[0]
@@ -35,9 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         install = typed("pip", "install", f"inrank-monitor[{known[name]}]" if name in known else name)
         print(f"inrank {options.command}: {name} is not installed: {install}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `inrank compare runs | head`
-        sys.stderr.close()
-        return 0
     except KeyboardInterrupt:
         return 130
 
@@ -75,10 +74,10 @@ def _build_parser() -> argparse.ArgumentParser:
         _compare,
         "a table of finished trainings, with the spread over seeds",
         "inrank compare runs/gpt2",
-        "inrank compare runs/first runs/second --csv table.csv",
+        "inrank compare runs/first runs/second --output table.csv",
     )
-    compare.add_argument("directories", metavar="DIRECTORY", nargs="+", help="with trainings in it or below it")
-    compare.add_argument("--csv", metavar="FILE", help="write the table as CSV: exact numbers, seconds, bytes")
+    compare.add_argument("directories", metavar="DIR", nargs="+", help="with trainings in it or below it")
+    add_output(compare, "FILE", "write the table as CSV: exact numbers, seconds, bytes", "--csv")
     params = command(
         "params",
         _params,
@@ -98,7 +97,7 @@ def _build_parser() -> argparse.ArgumentParser:
             "inrank reproduce figure-3                            tiny scale, three seeds, minutes",
             "inrank reproduce --all --scale tiny                  the paper's, under an hour on two cores, offline",
             "inrank reproduce table-1 --scale paper               exact parameters; training where there is a GPU",
-            "inrank reproduce figure-9 --text train.txt --test-text test.txt --seeds 5 --out runs/mine",
+            "inrank reproduce figure-9 --text train.txt --test-text test.txt --seeds 5 --output runs/mine",
         )
     )
     return parser
@@ -117,12 +116,15 @@ def _train(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from inrank.gpt2.results import compare, find_results
     from inrank.gpt2.results_table import table_csv, table_text
+    from inrank_monitor.report import write_text
+    from inrank_monitor.runs import output_file
 
+    file = output_file(options.output) if options.output else None
     comparison = compare(find_results(options.directories))
     print(table_text(comparison))
-    if options.csv:
-        Path(options.csv).write_text(table_csv(comparison), encoding="utf-8")
-        print(f"wrote {options.csv}")
+    if file:
+        write_text(file, table_csv(comparison))
+        print(f"wrote {options.output}")
     return 0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from inrank_monitor import __version__
 from inrank_monitor.checkpoints import options as scan_options
-from inrank_monitor.console import Parser, add_command, examples_text, typed, use_any_terminal
+from inrank_monitor.console import Parser, add_command, add_output, error_text, examples_text, typed, use_any_terminal
 from inrank_monitor.demo import options as demo_options
 from inrank_monitor.plan import options as plan_options
 from inrank_monitor.runs import local_path
@@ -21,16 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
-    except (FileNotFoundError, NotADirectoryError, FileExistsError, PermissionError, ValueError, KeyError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error
-        print(f"inrank-monitor {options.command}: {text}", file=sys.stderr)
+    except BrokenPipeError:  # `inrank-monitor report RUN | head`
+        sys.stderr.close()
+        return 0
+    except (OSError, ValueError, KeyError) as error:
+        print(f"inrank-monitor {options.command}: {error_text(error)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         print(f"inrank-monitor {options.command}: {error.name} is not installed: {_extra(error.name)}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `inrank-monitor report RUN | head`
-        sys.stderr.close()
-        return 0
     except KeyboardInterrupt:
         return 130
 
@@ -47,10 +46,10 @@ def _build_parser() -> argparse.ArgumentParser:
         description="How much of each weight matrix does my training really use?",
         epilog=examples_text(
             "inrank-monitor demo                          train a small GPT-2 with the tracker attached",
-            "inrank-monitor scan out --run runs/out       the same from checkpoints that are on disk already",
+            "inrank-monitor scan out --output runs/out    the same from checkpoints that are on disk already",
             "inrank-monitor plan llama-7b --world-size 8  what watching a model will cost",
             "inrank-monitor report runs/demo              ranks against null ranks, in the terminal",
-            "inrank-monitor report runs/demo --html r.html",
+            "inrank-monitor report runs/demo --output r.html",
             "inrank-monitor dashboard runs                the same, live, in the browser",
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -67,8 +66,8 @@ def _build_parser() -> argparse.ArgumentParser:
             _demo,
             "train a small GPT-2 from scratch on real text, with the tracker attached",
             "demo",
-            "demo --text my.txt --width 384 --layers 6 --steps 2000 --out runs/mine",
-            "demo --out runs/mine --resume",
+            "demo --text my.txt --width 384 --layers 6 --steps 2000 --output runs/mine",
+            "demo --output runs/mine --resume",
         )
     )
     scan_options.add_arguments(
@@ -94,20 +93,30 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def _add_readers(command: Callable[..., Parser]) -> None:
     """The commands that are given a run, or a directory of runs."""
-    report = command("report", _report, "a run as a table, or as one HTML page", "report runs/demo --html report.html")
+    report = command(
+        "report", _report, "a run as a table, or as one HTML page", "report runs/demo --output report.html"
+    )
     report.add_argument("path", metavar="RUN", help="run directory")
-    report.add_argument("--html", metavar="FILE", help="write a self-contained page that opens offline")
+    add_output(report, "FILE", "write it: FILE.html is a self-contained page that opens offline, FILE.txt the table")
+    report.add_argument("--html", metavar="FILE", help=argparse.SUPPRESS)
     report.add_argument("--all", action="store_true", help="every matrix, however many there are")
     advice = command(
         "advise",
         _advise,
         "which rank is enough for each matrix's update, and what training factors of that rank would save",
         "advise runs/demo",
-        "advise runs/demo --lora lora.json   # for PEFT: LoraConfig(**json.load(open('lora.json')))",
+        "advise runs/demo --output lora.json   # for PEFT: LoraConfig(**json.load(open('lora.json')))",
     )
     advice.add_argument("path", metavar="RUN", help="run directory")
-    advice.add_argument("--csv", metavar="FILE", help="write the table as CSV")
-    advice.add_argument("--lora", metavar="FILE", help="write what PEFT's LoraConfig takes as JSON: a rank a layer")
+    add_output(
+        advice,
+        "FILE",
+        "write it: FILE.csv is the table, FILE.json what PEFT's LoraConfig takes, a rank a layer; may be repeated",
+        action="append",
+        default=[],
+    )
+    for old in ("--csv", "--lora"):
+        advice.add_argument(old, metavar="FILE", help=argparse.SUPPRESS)
     advice.add_argument(
         "--rank-from",
         choices=("loss", "energy", "paper", "signal"),
@@ -116,10 +125,10 @@ def _add_readers(command: Callable[..., Parser]) -> None:
     advice.add_argument(
         "--threshold", type=float, metavar="ALPHA", help="explained ratio of the paper's rank (default: as logged)"
     )
-    export = command("export", _export, "a run's tables as files", "export runs/demo --format parquet --out tables")
+    export = command("export", _export, "a run's tables as files", "export runs/demo --format parquet --output tables")
     export.add_argument("path", metavar="RUN", help="run directory")
     export.add_argument("--format", choices=("csv", "parquet"), default="csv", help="default: csv")
-    export.add_argument("--out", metavar="DIR", help="where to write (default: RUN/export)")
+    add_output(export, "DIR", "where to write (default: RUN/export)", "--out")
     listing = command("list", _list, "the runs in a directory, newest first", "list runs")
     listing.add_argument("path", metavar="DIR", nargs="?", default="runs", help="default: runs")
     dashboard = command("dashboard", _dashboard, "open a directory of runs in the browser", "dashboard runs")
@@ -135,24 +144,49 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from inrank_monitor.report import report_table, write_html
-    from inrank_monitor.runs import open_run
+    from inrank_monitor.report import report_table, write_html, write_text
+    from inrank_monitor.runs import open_run, output_file
 
+    given = options.output or options.html
+    file = output_file(given) if given else None
+    page = bool(options.html) or _suffix(given, ".html", ".txt") == ".html"
     run = open_run(options.path)
-    if options.html:
-        write_html(run, options.html)
-        print(f"wrote {options.html}")
-    else:
-        print(report_table(run, limit=None) if options.all else report_table(run))
+    if file and page:
+        write_html(run, file)
+    elif text := report_table(run, limit=None) if options.all else report_table(run):
+        if file:
+            write_text(file, text)
+        else:
+            print(text)
+    if file:
+        print(f"wrote {given}")
     return 0
+
+
+def _suffix(given: str | None, *known: str) -> str | None:
+    """Which of the known endings a file name has, that say what is to be written.
+
+    Raises:
+        ValueError: none of them.
+    """
+    if given is None:
+        return None
+    found = next((suffix for suffix in known if given.lower().endswith(suffix)), None)
+    if found is None:
+        raise ValueError(f"--output must end in {' or '.join(known)}, got {given}")
+    return found
 
 
 def _advise(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from inrank_monitor.advice import advice_csv, advice_text, advise, lora_config, lora_json
-    from inrank_monitor.runs import logged_rule, open_run
+    from inrank_monitor.report import write_text
+    from inrank_monitor.runs import logged_rule, open_run, output_file
 
+    wanted = [(given, _suffix(given, ".csv", ".json")) for given in options.output]
+    wanted += [(given, kind) for given, kind in ((options.csv, ".csv"), (options.lora, ".json")) if given]
+    files = [(given, kind, output_file(given)) for given, kind in wanted]
     run = open_run(options.path)
     rule = logged_rule(run)
     rule = rule if options.threshold is None else replace(rule, threshold=options.threshold)
@@ -160,12 +194,9 @@ def _advise(options: argparse.Namespace) -> int:
     print(advice_text(table), end="")
     if run.too_few_points:
         print(run.too_few_points)
-    if options.csv:
-        local_path(options.csv, "--csv").write_text(advice_csv(table), encoding="utf-8")
-        print(f"wrote {options.csv}")
-    if options.lora:
-        local_path(options.lora, "--lora").write_text(lora_json(lora_config(table)), encoding="utf-8")
-        print(f"wrote {options.lora}")
+    for given, kind, file in files:
+        write_text(file, advice_csv(table) if kind == ".csv" else lora_json(lora_config(table)))
+        print(f"wrote {given}")
     return 0
 
 
@@ -173,7 +204,7 @@ def _export(options: argparse.Namespace) -> int:
     from inrank_monitor.runs import export_run, open_run
 
     run = open_run(options.path)
-    directory = local_path(options.out, "--out") if options.out else run.path / "export"
+    directory = local_path(options.output, "--output") if options.output else run.path / "export"
     for path in export_run(run, directory, options.format):
         print(f"wrote {path}")
     return 0
@@ -181,10 +212,14 @@ def _export(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     from inrank_monitor.report import runs_table
-    from inrank_monitor.runs import list_runs
+    from inrank_monitor.runs import is_run, list_runs, open_run
 
     if not local_path(options.path, "DIR").is_dir():
         raise NotADirectoryError(f"{options.path} is not a directory")
+    if is_run(local_path(options.path)):
+        print(f"{options.path} is a run itself; `{typed('inrank-monitor', 'report', options.path)}` shows it:\n")
+        print(runs_table([open_run(options.path).summary()]))
+        return 0
     runs = list_runs(options.path)
     print(runs_table(runs) if runs else f"no runs in {options.path}; `{typed('inrank-monitor', 'demo')}` makes one")
     return 0

@@ -47,13 +47,13 @@ def test_report_shows_ranks_beside_null_ranks(run_directory: Path, capsys: pytes
 
 def test_report_writes_a_page(run_directory: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    assert main(["report", str(run_directory), "--html", str(page)]) == 0
+    assert main(["report", str(run_directory), "--output", str(page)]) == 0
     assert "0.weight" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("file_format", ["csv", "parquet"])
 def test_export_equals_the_tables(run_directory: Path, tmp_path: Path, file_format: str) -> None:
-    assert main(["export", str(run_directory), "--format", file_format, "--out", str(tmp_path)]) == 0
+    assert main(["export", str(run_directory), "--format", file_format, "--output", str(tmp_path)]) == 0
     read = pd.read_csv if file_format == "csv" else pd.read_parquet
     run = open_run(run_directory)
     measured = read(tmp_path / f"measurements.{file_format}")

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from inrank_monitor.files import named_after
 from inrank_monitor.runs import write_json
 
 MARK_FILE = "training.json"
@@ -75,10 +76,11 @@ def write_factorized(source: Path, folder: Path, model: nn.Module, optimizer: Op
     """
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary / source.name, ignore=shutil.ignore_patterns(*_OF_OTHER_SHAPE))
-    checkpoint = temporary / source.name
-    model.save_pretrained(checkpoint)  # type: ignore[operator]
-    torch.save(optimizer.state_dict(), checkpoint / "optimizer.pt")
-    write_progress(checkpoint, progress)
-    shutil.rmtree(folder, ignore_errors=True)  # it holds no whole checkpoint
-    os.rename(temporary, folder)
+    with named_after(folder, temporary):
+        shutil.copytree(source, temporary / source.name, ignore=shutil.ignore_patterns(*_OF_OTHER_SHAPE))
+        checkpoint = temporary / source.name
+        model.save_pretrained(checkpoint)  # type: ignore[operator]
+        torch.save(optimizer.state_dict(), checkpoint / "optimizer.pt")
+        write_progress(checkpoint, progress)
+        shutil.rmtree(folder, ignore_errors=True)  # it holds no whole checkpoint
+        os.rename(temporary, folder)

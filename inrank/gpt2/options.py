@@ -138,7 +138,7 @@ class TrainOptions:
         choices=("auto", "fp32", "fp16", "bf16"),
     )
 
-    output: str = _where("runs/gpt2", "directory; each training's is DIRECTORY/METHOD-seed-S", metavar="DIRECTORY")
+    output: str = _where("runs/gpt2", "directory; each training's is DIR/METHOD-seed-S", metavar="DIR")
     device: str = _where("auto", "cpu, cuda or cuda:N (default: cuda where there is one)")
     checkpoint_every: int | None = _where(None, "steps between checkpoints (default: a twentieth, at most 200)")
     resume: bool = _where(False, "skip what is finished, go on with what was interrupted, with the options kept there")

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from inrank_monitor.console import typed
 from inrank_monitor.demo.text import VALIDATION_SHARE, DemoError, read_text, train_tokenizer
+from inrank_monitor.files import named_after
 from inrank_monitor.runs import write_json
 
 WIKITEXT = "wikitext-103"
@@ -218,19 +219,24 @@ def _pieces(text: str) -> Iterator[str]:
 
 def _write(directory: Path, texts: Texts, tokenizer: Any) -> None:
     temporary = directory.with_name(f"{directory.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        vocabulary = tokenizer.get_vocab_size()
-        kind = np.uint16 if vocabulary <= 1 << 16 else np.int32
-        for part, text in (("train", texts.train), ("test", texts.test)):
-            encoded = [np.array(tokenizer.encode(piece).ids, dtype=kind) for piece in _pieces(text)]
-            np.save(temporary / f"{part}.npy", np.concatenate(encoded))
-        tokenizer.save(str(temporary / TOKENIZER_FILE))
-        write_json(temporary / _ABOUT_FILE, {"name": texts.name, "vocabulary": vocabulary})
+    with named_after(directory, temporary):
         try:
-            temporary.rename(directory)
-        except OSError:
-            if not directory.is_dir():  # else another process was first, with the same tokens
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            _write_beside(temporary, directory, texts, tokenizer)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_beside(temporary: Path, directory: Path, texts: Texts, tokenizer: Any) -> None:
+    temporary.mkdir(parents=True)
+    vocabulary = tokenizer.get_vocab_size()
+    kind = np.uint16 if vocabulary <= 1 << 16 else np.int32
+    for part, text in (("train", texts.train), ("test", texts.test)):
+        encoded = [np.array(tokenizer.encode(piece).ids, dtype=kind) for piece in _pieces(text)]
+        np.save(temporary / f"{part}.npy", np.concatenate(encoded))
+    tokenizer.save(str(temporary / TOKENIZER_FILE))
+    write_json(temporary / _ABOUT_FILE, {"name": texts.name, "vocabulary": vocabulary})
+    try:
+        temporary.rename(directory)
+    except OSError:
+        if not directory.is_dir():  # else another process was first, with the same tokens
+            raise

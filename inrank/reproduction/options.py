@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from inrank.reproduction.experiment import SCALES, SEEDS, ExperimentError, Request
+from inrank_monitor.console import add_output
 from inrank_monitor.runs import local_name
 
 _SCALE_HELP = (
@@ -24,9 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="say what there is, and do nothing")
     parser.add_argument("--scale", choices=SCALES, default="tiny", help=_SCALE_HELP)
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 (default: 3; 1 for smoke and paper)")
-    parser.add_argument(
-        "--out", metavar="DIR", help="results; what is there already is not done again (default: runs/reproduce-SCALE)"
-    )
+    what = "results; what is there already is not done again (default: runs/reproduce-SCALE)"
+    add_output(parser, "DIR", what, "--out")
     parser.add_argument(
         "--text",
         metavar="FILE",
@@ -81,7 +81,7 @@ def _request(options: argparse.Namespace) -> Request:
     if text and WIKITEXT not in text:
         read_texts(text, test_text)  # an unreadable file is said now, not by the first training
     try:
-        out = Path(local_name(options.out or f"runs/reproduce-{options.scale}", "--out"))
+        out = Path(local_name(options.output or f"runs/reproduce-{options.scale}", "--output"))
     except ValueError as error:
         raise ExperimentError(str(error)) from None
     return Request(

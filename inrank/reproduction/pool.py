@@ -167,7 +167,7 @@ def finished(directory: Path, training: Training) -> Outcome | None:
     if settings != expected:
         names = sorted(n for n in {*settings, *expected} if settings.get(n) != expected.get(n))
         raise ExperimentError(
-            f"{directory} holds a training that differs in {', '.join(names)}: choose another --out, or delete it"
+            f"{directory} holds a training that differs in {', '.join(names)}: choose another --output, or delete it"
         )
     return Outcome(training, directory, numbers, seconds)
 

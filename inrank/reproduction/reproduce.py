@@ -99,13 +99,13 @@ def _check_request(request: Request) -> None:
             name = names[0]
             raise ExperimentError(
                 f"{request.out} holds results with {name} {before.get(name)!r}, asked for {same[name]!r}: "
-                "choose another --out"
+                "choose another --output"
             )
     try:
         request.out.mkdir(parents=True, exist_ok=True)
         write_json(file, same)
     except OSError as error:
-        raise ExperimentError(f"--out must be a directory that can be written, got {request.out}: {error}") from None
+        raise ExperimentError(f"--output must be a directory that can be written, got {request.out}: {error}") from None
 
 
 def _analyse(one: Experiment, request: Request, outcomes: Outcomes, quiet: bool) -> None:

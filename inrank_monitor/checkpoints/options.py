@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from inrank_monitor.console import add_output
 from inrank_monitor.runs import is_locked
 
 EXAMPLES = (
-    "scan out --run runs/out                         # a Trainer's folder: its checkpoint-N, in order",
-    "scan base out --run runs/out                    # W0 is another checkpoint, at step 0",
-    "scan step_0.pt step_500.pt --run runs/x --key ema.model",
-    "scan a.safetensors b.safetensors --run runs/x --steps 0 2000",
-    "scan out --run runs/out --resume                # go on: it was killed, or there are new checkpoints",
+    "scan out --output runs/out                         # a Trainer's folder: its checkpoint-N, in order",
+    "scan base out --output runs/out                    # W0 is another checkpoint, at step 0",
+    "scan step_0.pt step_500.pt --output runs/x --key ema.model",
+    "scan a.safetensors b.safetensors --output runs/x --steps 0 2000",
+    "scan out --output runs/out --resume                # go on: it was killed, or there are new checkpoints",
     "scan out --dry-run                              # which checkpoints, at which steps; nothing is measured",
 )
 
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="files and folders; the first one is W0. A folder of checkpoints stands for all of them",
     )
-    option("--run", Path, "DIR", "run directory to write", dest="directory")
+    add_output(parser, "DIR", "run directory to write", "--run", type=Path, dest="directory")
     parser.add_argument("--dry-run", action="store_true", help="say which checkpoints at which steps, and stop")
     option("--steps", int, "N", "step of each checkpoint (default: from the names)", nargs="+")
     option("--key", str, "KEY", "of the state dict in torch.save files, dotted (default: found)")
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embeddings", action="store_true", help="watch embeddings too")
     option("--workers", int, "N", "spectra at a time (default: one a core)")
     parser.add_argument("--no-tensorboard", action="store_true", help="write no TensorBoard event file")
-    parser.add_argument("--resume", action="store_true", help="go on with the scan in --run")
+    parser.add_argument("--resume", action="store_true", help="go on with the scan in --output")
 
 
 def parts_of(text: str) -> tuple[str, Sequence[str] | Mapping[str, int] | None]:
@@ -80,9 +81,9 @@ def run(options: argparse.Namespace) -> int:
         print(chosen.note)
         return 0
     if options.directory is None:
-        raise ValueError("--run DIR is missing: the run directory to write (--dry-run writes none)")
+        raise ValueError("--output DIR is missing: the run directory to write (--dry-run writes none)")
     if is_locked(options.directory):
-        raise ValueError(f"another process is writing the run {options.directory}: choose another --run")
+        raise ValueError(f"another process is writing the run {options.directory}: choose another --output")
     say = logging.StreamHandler(sys.stderr)
     logger = logging.getLogger("inrank_monitor")
     level = logger.level

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -56,7 +56,7 @@ def scan(
     embeddings: bool = False,
     split_parts: bool = True,
     parts: Mapping[str, Parts] | None = None,
-    tensorboard: bool = True,
+    tensorboard: bool | Literal["matrices"] = True,
     workers: int | None = None,
     resume: bool = False,
     progress: bool = False,
@@ -84,7 +84,7 @@ def scan(
         embeddings: watch embeddings too.
         split_parts: q, k, v as matrices of their own.
         parts: as `attach`; where no model is given, only this splits what is not split by torch or GPT-2 themselves.
-        tensorboard: write an event file.
+        tensorboard: write an event file, as `attach` says.
         workers: spectra at a time; default: as many as torch has threads.
         resume: go on with the scan in `directory`, with the checkpoints that it has not measured.
         progress: show a progress bar.

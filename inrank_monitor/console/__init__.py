@@ -5,6 +5,8 @@ from __future__ import annotations
 from inrank_monitor.console.command_line import (
     Parser,
     add_command,
+    add_output,
+    error_text,
     examples_text,
     plain_where_needed,
     typed,
@@ -18,7 +20,9 @@ __all__ = [
     "RUNS_VARIABLE",
     "Parser",
     "add_command",
+    "add_output",
     "app_directory",
+    "error_text",
     "examples_text",
     "html_rows",
     "launch_dashboard",

@@ -102,6 +102,21 @@ def add_command(
     return added
 
 
+def add_output(parser: argparse.ArgumentParser, metavar: str, text: str, *old: str, **more: Any) -> None:
+    """Add `--output`, the word of every command for what it writes; `old` spellings of it work and stand in no help."""
+    parser.add_argument("--output", metavar=metavar, help=text, **more)
+    for flag in old:
+        hidden = more | {"dest": more.get("dest", "output"), "default": argparse.SUPPRESS}
+        parser.add_argument(flag, metavar=metavar, help=argparse.SUPPRESS, **hidden)
+
+
+def error_text(error: Exception) -> str:
+    """What went wrong in one line, for who typed the command: of the system's errors the path, then the reason."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+
+
 def typed(program: str, *arguments: object) -> str:
     """A command line that works as it is printed: `program` by its path where this environment is not on the PATH.
 

@@ -216,7 +216,7 @@ def _describe_training(options: DemoOptions, tokens: Tokens, training: Training)
         f"Model  GPT-2 from scratch: {size:,} parameters, layers {options.layers}, "
         f"width {options.width}, heads {options.head_count}, vocabulary {tokens.vocabulary}; "
         f"on {training.device}",
-        f"Run    {options.out}; watch it live with: {_dashboard(options)}",
+        f"Run    {options.output}; watch it live with: {_dashboard(options)}",
     ]
     if training.step == options.steps:
         lines.append(f"Nothing is left to train: the run is at its last step, {training.step}.")
@@ -253,7 +253,7 @@ def _dashboard(options: DemoOptions) -> str:
 def main(args: argparse.Namespace) -> int:
     """Run the demo with the arguments of `add_arguments`: 0, or 2 after bad input, 130 if stopped by hand."""
     given = {option.name: getattr(args, option.name) for option in fields(DemoOptions) if hasattr(args, option.name)}
-    out = given.get("out", DemoOptions.out)
+    output = given.get("output", DemoOptions.output)
     try:
         options = DemoOptions(**given)
         if options.resume and (kept := Kept.read(options.directory)):
@@ -263,7 +263,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"inrank-monitor demo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        resume = f"Go on with: {typed('inrank-monitor', 'demo', '--out', out, '--resume')}"
-        print("\nStopped.", resume if Kept.path(Path(out)).exists() else "", file=sys.stderr)
+        resume = f"Go on with: {typed('inrank-monitor', 'demo', '--output', output, '--resume')}"
+        print("\nStopped.", resume if Kept.path(Path(output)).exists() else "", file=sys.stderr)
         return 130
     return 0

@@ -14,6 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from inrank_monitor.console import add_output
 from inrank_monitor.demo.text import MIN_VOCABULARY, DemoError, Text
 from inrank_monitor.runs import (
     LOCK_FILE,
@@ -50,7 +51,7 @@ class DemoOptions:
         DemoError: an option out of range, or two that contradict each other.
     """
 
-    out: str = _option("runs/demo", "run directory to write", kept=False)
+    output: str = _option("runs/demo", "run directory to write", kept=False)
     text: str | None = _option(None, "UTF-8 text file to train on (default: Python's own help texts)")
     width: int = _option(256, "width of the model")
     layers: int = _option(4, "transformer blocks")
@@ -73,15 +74,15 @@ class DemoOptions:
     )
     device: str = _option("auto", "cpu, cuda, ... (default: cuda where there is one)", kept=False)
     checkpoint_every: int = _option(50, "steps between checkpoints", kept=False)
-    resume: bool = _option(False, "go on from the last checkpoint in --out, with the options kept there", kept=False)
-    overwrite: bool = _option(False, "delete the run that --out holds and start again", kept=False)
+    resume: bool = _option(False, "go on from the last checkpoint in --output, with the options kept there", kept=False)
+    overwrite: bool = _option(False, "delete the run that --output holds and start again", kept=False)
     tensorboard: bool = _option(True, "write no TensorBoard event file")
     quiet: bool = _option(False, "print nothing but errors", kept=False)
     report_steps: bool = _option(False, "print a line 'snapshot STEP' for every snapshot that is on disk", kept=False)
 
     def __post_init__(self) -> None:
         try:
-            object.__setattr__(self, "out", local_name(self.out, "--out"))
+            object.__setattr__(self, "output", local_name(self.output, "--output"))
         except ValueError as error:
             raise DemoError(str(error)) from None
         counts = ("width", "layers", "steps", "batch_size", "context", "checkpoint_every")
@@ -102,7 +103,7 @@ class DemoOptions:
     @property
     def directory(self) -> Path:
         """The run directory."""
-        return Path(self.out)
+        return Path(self.output)
 
     @property
     def head_count(self) -> int:
@@ -134,9 +135,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             keywords["action"] = "store_false" if option.default else "store_true"
         else:
             keywords["type"], metavar = {"int": (int, "N"), "float": (float, "X"), "str": (str, "NAME")}[kind]
-            keywords["metavar"] = {"out": "DIRECTORY", "text": "FILE"}.get(option.name, metavar)
+            keywords["metavar"] = {"output": "DIR", "text": "FILE"}.get(option.name, metavar)
             text += "" if "(default" in text else f" (default: {option.default})"
-        parser.add_argument(flag, help=text, **keywords)
+        if flag == "--output":
+            add_output(parser, keywords.pop("metavar"), text, "--out", **keywords)
+        else:
+            parser.add_argument(flag, help=text, **keywords)
 
 
 @dataclass(frozen=True)
@@ -188,9 +192,11 @@ class Kept:
             if now[name] != self.options[name]
         ]
         if other:
-            raise DemoError(f"the run in {options.out} was started with {', '.join(other)}; --resume keeps its options")
+            raise DemoError(
+                f"the run in {options.output} was started with {', '.join(other)}; --resume keeps its options"
+            )
         if text.sha256 != self.text_sha256:
-            raise DemoError(f"the text {text.name} has changed since the run in {options.out} was started")
+            raise DemoError(f"the text {text.name} has changed since the run in {options.output} was started")
 
 
 def check_directory(options: DemoOptions) -> None:
@@ -203,25 +209,25 @@ def check_directory(options: DemoOptions) -> None:
     try:
         present = sorted(path.name for path in directory.iterdir()) if directory.exists() else []
     except OSError as error:
-        raise DemoError(f"--out must be a directory, got {options.out!r}: {error.strerror}") from None
+        raise DemoError(f"--output must be a directory, got {options.output!r}: {error.strerror}") from None
     if is_locked(directory):
-        raise DemoError(f"another process is writing the run in {options.out}; stop it, or choose another --out")
+        raise DemoError(f"another process is writing the run in {options.output}; stop it, or choose another --output")
     if options.resume:
         return
     if RUN_FILE in present and not options.overwrite:
         raise DemoError(
-            f"{options.out} holds a run already: go on with it by --resume, delete it by --overwrite, "
-            "or choose another directory by --out"
+            f"{options.output} holds a run already: go on with it by --resume, delete it by --overwrite, "
+            "or choose another directory by --output"
         )
     if present and not {RUN_FILE, OPTIONS_FILE} & set(present):
         raise DemoError(
-            f"--out must be a run, or a new or empty directory; {options.out} holds {present[0]!r} and no run"
+            f"--output must be a run, or a new or empty directory; {options.output} holds {present[0]!r} and no run"
         )
     foreign = [name for name in present if not any(fnmatch(name, pattern) for pattern in _OWN_FILES)]
     if foreign:
         raise DemoError(
-            f"{options.out} will not be deleted: it holds {foreign[0]!r}, which is no part of a run; "
-            "move it away, or choose another directory by --out"
+            f"{options.output} will not be deleted: it holds {foreign[0]!r}, which is no part of a run; "
+            "move it away, or choose another directory by --output"
         )
 
 
@@ -243,5 +249,5 @@ def start_directory(options: DemoOptions, kept: Kept) -> None:
         kept.write(directory)
     except OSError as error:
         raise DemoError(
-            f"--out must be a directory that can be written, got {options.out!r}: {error.strerror}"
+            f"--output must be a directory that can be written, got {options.output!r}: {error.strerror}"
         ) from None

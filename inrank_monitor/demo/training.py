@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import pickle
 
 import torch
 
 from inrank_monitor.demo.options import CHECKPOINT_FILE, DemoOptions
 from inrank_monitor.demo.text import DemoError
+from inrank_monitor.files import replaced
 
 
 class Training:
@@ -52,8 +52,8 @@ class Training:
             "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
         path = options.directory / CHECKPOINT_FILE
-        torch.save(state, path.with_name(f"{path.name}.tmp"))
-        os.replace(path.with_name(f"{path.name}.tmp"), path)
+        with replaced(path) as temporary:
+            torch.save(state, temporary)
 
     def load(self, options: DemoOptions) -> None:
         """Take up the checkpoint, if there is one yet.

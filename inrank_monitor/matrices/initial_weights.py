@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from inrank_monitor.files import replaced
 from inrank_monitor.matrices.matrix import Matrix, local
 from inrank_monitor.spectra import scratch_bytes
 
@@ -217,17 +217,12 @@ def _write(owners: dict[str, Matrix], path: Path) -> str:
     text += b" " * (-len(text) % 8)
     start = len(text).to_bytes(8, "little") + text
     digest = hashlib.sha256(start)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(start)
-            for owner in owners.values():
-                data = local(owner.read()).contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
-                digest.update(data)
-                file.write(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        file.write(start)
+        for owner in owners.values():
+            data = local(owner.read()).contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
+            digest.update(data)
+            file.write(data)
     return digest.hexdigest()
 
 

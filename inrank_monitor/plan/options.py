@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from inrank_monitor.console import add_output
+
 EXAMPLES = (
     "plan gpt2-xl                                  # one process, this machine's CPU",
     "plan llama-7b --world-size 8 --step-seconds 2 # DistributedDataParallel",
     "plan path/to/config.json --world-size 64 --sharded --device cuda --bandwidth 25",
-    "plan --shapes 4096x11008:64,4096x4096:128 --leading 64 --json plan.json",
+    "plan --shapes 4096x11008:64,4096x4096:128 --leading 64 --output plan.json",
 )
 
 
@@ -34,13 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sharded", action="store_true", help="each holds a shard of every parameter (FSDP2)")
     option("--per-machine", int, "N", "processes that share a machine's memory (default: 8, or all if fewer)")
     option("--leading", int, "K", "numbers of leading values to plan for (default: 64 256)", nargs="+")
-    option(
-        "--budget",
-        float,
-        "SHARE",
-        "of wall time over ten minutes and more, as attach's max_overhead (default: 0.01)",
-        default=0.01,
-    )
+    share = "of wall time over ten minutes and more, as attach's max_overhead (default: 0.01)"
+    option("--max-overhead", float, "SHARE", share, default=0.01, dest="budget")
+    option("--budget", float, "SHARE", argparse.SUPPRESS, default=argparse.SUPPRESS)  # as it was called
     option("--step-seconds", float, "S", "how long a training step takes; several may be given", nargs="+", default=[])
     option("--dtype", str, "DTYPE", "of the weights in training (default: as the config says, else float32)")
     option("--device", str, "DEVICE", "where the weights are: cpu, cuda, ... (default: cpu)", default="cpu")
@@ -52,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--exclude", str, "GLOB", "watch no matrix with such a name; may be repeated", action="append")
     parser.add_argument("--embeddings", action="store_true", help="watch embeddings too")
     option("--run", Path, "DIR", "run directory, whose disk is tried (default: runs/NAME)", dest="directory")
-    option("--json", Path, "FILE", "write everything that was found")
+    add_output(parser, "FILE", "write everything that was found, as JSON", "--json")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,9 +61,11 @@ def run(options: argparse.Namespace) -> int:
     from inrank_monitor.plan.planning import make_plan
     from inrank_monitor.plan.scenario import Scenario
     from inrank_monitor.plan.text import plan_text
-    from inrank_monitor.runs import local_name
+    from inrank_monitor.report import write_text
+    from inrank_monitor.runs import local_name, output_file
 
     _check(options)
+    file = output_file(options.output) if options.output else None
     device = _device(options.device)
     threads = options.threads or (1 if options.world_size > 1 else torch.get_num_threads())
     selection = {"include": options.include, "exclude": options.exclude, "embeddings": options.embeddings}
@@ -83,9 +83,9 @@ def run(options: argparse.Namespace) -> int:
     )
     plan = make_plan(scenario, progress=True)
     print(plan_text(plan, options.step_seconds), end="")
-    if options.json:
-        options.json.write_text(json.dumps(plan.as_json(), indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {options.json}")
+    if file:
+        write_text(file, json.dumps(plan.as_json(), indent=1) + "\n")
+        print(f"wrote {options.output}")
     return 0
 
 
@@ -114,15 +114,13 @@ def _check(options: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise ValueError(f"{flag} must be at least 1, got {value}")
     if not 0 < options.budget <= 1:
-        raise ValueError(f"--budget must be in (0, 1], got {options.budget:g}")
+        raise ValueError(f"--max-overhead must be in (0, 1], got {options.budget:g}")
     for flag, values in {"--step-seconds": options.step_seconds, "--bandwidth": [options.bandwidth]}.items():
         for seconds in values:
             if seconds is not None and not 0 < seconds < float("inf"):
                 raise ValueError(f"{flag} must be above 0, got {seconds:g}")
     for leading in options.leading or ():
         check_leading(leading)
-    if options.json and not options.json.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--json: there is no directory {options.json.parent}")
 
 
 def _layout(options: argparse.Namespace, on_device: bool, threads: int) -> Any:

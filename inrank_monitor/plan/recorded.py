@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from inrank_monitor.matrices import Matrix
+from inrank_monitor.matrices.roles import role_of
 from inrank_monitor.plan.quantities import Recorded
 from inrank_monitor.runs import RunOptions, make_batch
 from inrank_monitor.sinks import EventFile, Measurements, import_protocol
@@ -37,7 +38,7 @@ def recorded(matrices: Sequence[Matrix], leading: int | None = None, tensorboard
     running = np.zeros(len(matrices), dtype=np.int64)
     columns = metric_columns(snapshot, matrices, ones, RunOptions(leading=leading), running)
     log = make_batch("measurements", columns).serialize().size + _own_scalars()
-    events = _events(Measurements.of(1, snapshot.time, columns, names, ones), names) if tensorboard else 0
+    events = _events(Measurements.of(1, snapshot.time, columns, names, ones), matrices) if tensorboard else 0
     return Recorded(time.thread_time() - began, log, events)
 
 
@@ -47,9 +48,10 @@ def _own_scalars() -> int:
     return int(make_batch("scalars", columns).serialize().size)
 
 
-def _events(measurements: Measurements, names: Sequence[str]) -> int:
+def _events(measurements: Measurements, matrices: Sequence[Matrix]) -> int:
+    roles = {matrix.name: role_of(matrix.name, matrix.part, matrix.kind) for matrix in matrices}
     with tempfile.TemporaryDirectory() as folder:
-        file = EventFile(Path(folder) / "events", names, None)
+        file = EventFile(Path(folder) / "events", list(roles), None, roles)
         try:
             before = _size(folder)
             file.add_measurements(measurements)

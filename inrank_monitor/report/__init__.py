@@ -1,6 +1,6 @@
 """A run as one self-contained HTML page, and as a table for the terminal.
 
-    report_table   text, aligned, at most 100 columns wide
+    report_table   text, aligned, 80 to 200 columns wide, as the terminal is
     runs_table     many runs, a line each
     write_html     a page that opens offline, with every figure, light and dark
     matrix_table   the rows of both: each matrix at its last finite measurement

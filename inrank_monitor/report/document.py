@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import zlib
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from inrank_monitor.report.style import CSS, DRAW_SCRIPT
+from inrank_monitor.files import replaced
+from inrank_monitor.report.scripts import DRAW_SCRIPT, TABLE_SCRIPT
+from inrank_monitor.report.style import CSS
 
 
 @dataclass
@@ -31,28 +34,43 @@ class FigureStore:
         )
 
     def data(self) -> str:
-        """The data blocks. `<` is written as an escape, so that no name can end one."""
-        return "\n".join(
-            f'<script type="application/json" id="figure-{i}">{_inert(figure)}</script>'
-            for i, figure in enumerate(self.figures, start=1)
-        )
+        """All figures, packed: an object of JSON with a figure by its place."""
+        pairs = (f'"figure-{i}":{figure.to_json()}' for i, figure in enumerate(self.figures, start=1))
+        return packed("figures", "{" + ",".join(pairs) + "}")
 
 
-def _inert(figure: go.Figure) -> str:
-    return str(figure.to_json()).replace("<", "\\u003c")
+def packed(name: str, text: str) -> str:
+    """A block that runs nothing and holds a text, compressed, for `unpacked(name)` in the page's script.
+
+    Base 85, four bytes in five letters, none of which could end the block: what would be `<` is a comma.
+    """
+    content = zlib.compress(text.encode(), 9)
+    letters = base64.b85encode(content, pad=True).decode().replace("<", ",")
+    return f'<script type="text/plain" id="packed-{name}" data-bytes="{len(content)}">{letters}</script>'
+
+
+def unpack(letters: str, size: int) -> str:
+    """What `packed` was given, from the block's letters and its `data-bytes`."""
+    return zlib.decompress(base64.b85decode(letters.replace(",", "<"))[:size]).decode()
 
 
 def html_document(title: str, body: str, store: FigureStore) -> str:
-    """A page that needs nothing else: no network, no other file; about 5 MB if it has figures.
+    """A page that needs nothing else: no network, no other file; about 2 MB if it has figures.
+
+    Plotly is in it compressed. The policy names each script that may run by its hash, Plotly by that of what is
+    unpacked.
 
     Args:
         title: plain text.
         body: HTML, escaped by the caller.
         store: the figures that the body has places for.
     """
-    scripts = _scripts() if store.figures else []
-    allowed = " ".join(map(_hash, scripts)) or "'none'"
+    scripts = [TABLE_SCRIPT] if "<table" in body else []
+    library = plotly_script() if store.figures else ""
+    scripts += [DRAW_SCRIPT] if library else []
+    allowed = " ".join(map(_hash, [*scripts, library] if library else scripts)) or "'none'"
     drawn = "\n".join(f"<script>{script}</script>" for script in scripts)
+    blocks = f"{packed('plotly', library)}\n{store.data()}" if library else ""
     policy = (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
@@ -70,17 +88,17 @@ def html_document(title: str, body: str, store: FigureStore) -> str:
 <main>
 {body}
 </main>
-{"<noscript>The figures need JavaScript; the tables do not.</noscript>" if scripts else ""}
-{store.data()}
+{"<noscript>The figures need JavaScript; the tables do not.</noscript>" if library else ""}
+{blocks}
 {drawn}
 </body>
 </html>
 """
 
 
-def _scripts() -> list[str]:
-    plotly = "\n" + get_plotlyjs().replace("\r\n", "\n").replace("</script", "<\\/script") + "\n"
-    return [plotly, DRAW_SCRIPT]
+def plotly_script() -> str:
+    """Plotly as the page runs it."""
+    return str(get_plotlyjs()).replace("\r\n", "\n")
 
 
 def _hash(script: str) -> str:
@@ -93,9 +111,5 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; an older one is left as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replaced(path, path.with_name(f".{path.name}.{os.getpid()}.tmp")) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -24,14 +24,14 @@ _FOOTER = (
 def write_html(run: RunTables, path: str | Path) -> Path:
     """Write the report page; at any moment the file is the whole old page or the whole new one.
 
-    What comes from the run (names, messages) is escaped, and the page's policy allows no script but its two.
+    What comes from the run (names, messages) is escaped, and the page's policy allows no script but its own three.
 
     Args:
         run: an open run, finished or live.
         path: the file to write; its directory must exist.
 
     Returns:
-        The path, about 5 MB: plotly.js is inside.
+        The path, about 2 MB: plotly.js is inside, compressed.
 
     Raises:
         OSError: the file cannot be written; an older one is left as it was.

@@ -1,4 +1,4 @@
-"""The look of the page, and the few lines of script that draw its figures."""
+"""The look of the page."""
 
 from __future__ import annotations
 
@@ -30,9 +30,16 @@ ul.notes { margin: 14px 0 0; padding: 10px 16px 10px 34px; background: var(--car
 ul.notes li { overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; margin: 10px 0; }
-th, td { padding: 3px 10px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th, td { padding: 3px 7px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; position: sticky; top: 0; background: var(--page); }
 th.text, td.text { text-align: left; }
+th[aria-sort] { padding: 0; }
+th button { font: inherit; color: inherit; background: none; border: 0; padding: 3px 7px; cursor: pointer;
+  width: 100%; text-align: inherit; }
+th[aria-sort="ascending"] button::after { content: " ▲" / ""; }
+th[aria-sort="descending"] button::after { content: " ▼" / ""; }
+table.folded tbody tr:nth-child(n + 61) { display: none; }
+button.more { font: inherit; color: var(--accent); background: none; border: 0; padding: 4px 0; cursor: pointer; }
 td.long { white-space: pre-wrap; overflow-wrap: anywhere; text-align: left; }
 tbody tr:hover { background: var(--card); }
 a { color: var(--accent); }
@@ -47,13 +54,6 @@ footer p { max-width: 95ch; }
 .main-svg .infolayer [class$="title"], .main-svg .infolayer [class$="title"] text, .main-svg .legendtext,
 .main-svg [class$="tick"] text, .main-svg .cbaxis text { fill: var(--soft) !important; }
 @media (max-width: 900px) { .pair { grid-template-columns: 1fr; } main { padding: 18px 12px 48px; } }
+@media print { table.folded tbody tr { display: table-row !important; } button.more { display: none; } }
 @media print { .modebar { display: none; } details:not([open]) > *:not(summary) { display: block; } }
-"""
-
-# The figures' data are inert JSON; only this script and plotly.js run, and the policy names both by hash.
-DRAW_SCRIPT = """
-for (const place of document.querySelectorAll("[data-figure]")) {
-  const figure = JSON.parse(document.getElementById(place.dataset.figure).textContent);
-  Plotly.newPlot(place, figure.data, figure.layout, {responsive: true, displaylogo: false});
-}
 """

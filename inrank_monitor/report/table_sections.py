@@ -34,20 +34,18 @@ _CAPTION = (
 
 
 def matrices_section(table: pd.DataFrame) -> str:
-    """Every matrix, the first sixty at once and the others on request."""
+    """Every matrix, in a table that sorts; sixty at once, the others on request, or all where no script runs."""
     columns = shown_columns(_COLUMNS, table)
     heads = ["matrix", "shape", *columns.values()]
     rows = [[str(name), *row] for name, row in zip(table.index, cells(table, list(columns)), strict=True)]
     parts = [
         f"<h2>The {len(rows)} matrices</h2>",
         f'<p class="caption">{escape(_CAPTION)}</p>',
-        html_table(heads, rows[:ROWS_SHOWN_AT_ONCE], text=(0, len(heads) - 1)),
+        html_table(heads, rows, text=(0, len(heads) - 1)),
     ]
-    if len(rows) > ROWS_SHOWN_AT_ONCE:
-        more = len(rows) - ROWS_SHOWN_AT_ONCE
-        rest = html_table(heads, rows[ROWS_SHOWN_AT_ONCE:], text=(0, len(heads) - 1))
-        parts.append(f"<details><summary>the other {more}</summary>{rest}</details>")
-    return "\n".join(parts)
+    more = len(rows) - ROWS_SHOWN_AT_ONCE
+    button = f'<button class="more" hidden>the other {more}</button>' if more > 0 else ""
+    return "\n".join(parts) + button
 
 
 def skipped_section(run: RunTables) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Sequence
 
@@ -20,7 +21,9 @@ from inrank_monitor.report.digest import (
 )
 from inrank_monitor.report.source import RunTables
 
-WIDTH = 100
+NARROWEST, USUAL, WIDEST = 80, 100, 200  # columns; the usual where no terminal is
+_PROSE = 120
+_WIDE = 120  # from here on there are the other numbers too
 _COLUMNS = {
     "buffer_rank": "b",
     "intrinsic_rank": "rank",
@@ -32,31 +35,48 @@ _COLUMNS = {
     "loss_rank": "by loss",
     "verdict": "verdict",
 }
-_LEGEND = (
-    "rank: least that explains the change W − W0 by the rule above; null: what the rule gives noise of that "
-    "shape; r/null: rank over null rank; signal: directions above what noise reaches; peak: highest rank after step "
-    "10, and the step; verdict: on the newest spectrum; -: cannot be told."
-)
+_ONLY_WIDE = {"stable_rank": "stable", "effective_rank": "effective", "relative_norm": "ΔW/W0", "step": "step"}
+# What a narrow terminal does without, first to last, until a name has as many letters as it needs, at most these.
+_LEFT_OUT = ("step", "relative_norm", "effective_rank", "stable_rank", "buffer_rank", "peak_step", "peak_rank", "shape")
+_NAME = 24
+_LEGEND = {
+    "intrinsic_rank": "rank: least that explains the change W − W0 by the rule above",
+    "null_rank": "null: what the rule gives noise of that shape",
+    "rank_over_null_rank": "r/null: rank over null rank",
+    "signal_rank": "signal: directions above what noise reaches",
+    "peak_rank": "peak: highest rank after step 10",
+    "peak_step": "at: the step of the peak",
+    "relative_norm": "ΔW/W0: size of the change over that of W0",
+    "verdict": "verdict: on the newest spectrum",
+}
 
 
-def report_table(run: RunTables, limit: int | None = 60) -> str:
-    """A run as text: status, a line a matrix, what is worth knowing; at most 100 columns wide.
+def report_table(run: RunTables, limit: int | None = 60, width: int | None = None) -> str:
+    """A run as text: status, a line a matrix, what is worth knowing.
 
     Args:
         run: an open run.
         limit: at most so many matrices, picked evenly over kinds and depth, with the highest and the lowest
             rank over null rank among them. None: all.
+        width: no line is longer, 80 to 200; the narrower, the fewer columns. None: as the terminal is.
     """
+    width = terminal_width() if width is None else min(max(width, NARROWEST), WIDEST)
     table = matrix_table(run)
     shown = _selection(table, limit)
-    lines = [printable(run.name), *_wrap(status_line(run)), rule_line(run), ""]
-    lines += _rows(table.loc[shown], list(table.index))
+
+    def _wrap(text: str, first: str = "", rest: str = "") -> list[str]:
+        return wrapped(text, min(width, _PROSE), first, rest)
+
+    lines = [*_wrap(run.name), *_wrap(status_line(run)), *_wrap(rule_line(run)), ""]
+    rows, columns = _rows(table.loc[shown], list(table.index), width)
+    lines += rows
+    legend = "; ".join(text for column, text in _LEGEND.items() if column in columns) + "; -: cannot be told."
     if len(shown) < len(table):
         lines.append(f"... and {len(table) - len(shown)} more (--all shows them)")
     late = table["step"].notna() & (table["step"] < table["step"].max())
     if late.loc[shown].any():
         lines.append("* at an earlier step: no finite measurement since")
-    lines += ["", *_wrap(verdict(table)), *_wrap(_LEGEND)]
+    lines += ["", *_wrap(verdict(table)), *_wrap(legend)]
     if said := loss_line(run):
         lines += _wrap(said)
     notes = remarks(run)
@@ -74,22 +94,29 @@ def _selection(table: pd.DataFrame, limit: int | None) -> list[str]:
     return representative(list(table.index), limit, keep=[str(name) for name in extremes])
 
 
-def _rows(table: pd.DataFrame, names: list[str]) -> list[str]:
+def _rows(table: pd.DataFrame, names: list[str], width: int) -> tuple[list[str], list[str]]:
+    """The table's lines, and the columns that there is room for."""
     newest = table["step"].max()
-    columns = shown_columns(_COLUMNS, table)
-    rows = cells(table, list(columns))
-    heads = ("matrix", "shape", *columns.values())
-    for row, step in zip(rows, table["step"], strict=True):
-        row[heads.index("rank") - 1] += "*" if step < newest else ""
-    widths = [max(len(text) for text in column) for column in zip(heads[1:], *rows, strict=True)]
-    room = WIDTH - sum(widths) - 2 * len(widths)
+    heads = {column: head for column, head in _COLUMNS.items() if column != "verdict"}
+    heads |= (_ONLY_WIDE if width > _WIDE else {}) | {"verdict": _COLUMNS["verdict"]}
+    heads = shown_columns(heads, table)
+    texts = pd.DataFrame(cells(table, list(heads)), columns=["shape", *heads], index=table.index, dtype=object)
+    texts["intrinsic_rank"] += ["*" if step < newest else "" for step in table["step"]]
+    heads = {"shape": "shape", **heads}
+    widths = {column: max([len(head), *map(len, texts[column])]) for column, head in heads.items()}
+    longest = max(len(label) for label in short_names(names, _NAME, "...").values())
+    for column in _LEFT_OUT:
+        if width - sum(widths.values()) - 2 * len(widths) < min(longest, _NAME):
+            widths.pop(column, None)
+    columns = list(widths)
+    room = width - sum(widths.values()) - 2 * len(widths)
     labels = {name: printable(label) for name, label in short_names(names, max(room, 12), "...").items()}
-    first = max([len(labels[str(name)]) for name in table.index] + [len(heads[0])])
-    lines = [_line(heads, first, widths)]
+    first = max([len(labels[str(name)]) for name in table.index] + [len("matrix")])
+    lines = [_line(("matrix", *(heads[column] for column in columns)), first, list(widths.values()))]
     lines.append("-" * len(lines[0]))
-    for name, row in zip(table.index, rows, strict=True):
-        lines.append(_line((labels[str(name)], *row), first, widths))
-    return lines
+    for name, *row in texts[columns].itertuples():
+        lines.append(_line((labels[str(name)], *row), first, list(widths.values())))
+    return lines, columns
 
 
 def _line(texts: Sequence[str], first: int, widths: Sequence[int]) -> str:
@@ -103,5 +130,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def _wrap(text: str, first: str = "", rest: str = "") -> list[str]:
-    return textwrap.wrap(printable(text), WIDTH, initial_indent=first, subsequent_indent=rest) or [first]
+def terminal_width() -> int:
+    """Columns of the terminal, 80 to 200; 100 where there is none."""
+    return min(max(shutil.get_terminal_size((USUAL, 24)).columns, NARROWEST), WIDEST)
+
+
+def wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
+    """The text in lines that are no longer than that."""
+    return textwrap.wrap(printable(text), width, initial_indent=first, subsequent_indent=rest) or [first]

@@ -29,7 +29,7 @@ from inrank_monitor.runs.log import (
     write_json,
 )
 from inrank_monitor.runs.options import RunOptions, check_leading
-from inrank_monitor.runs.paths import local_name, local_path
+from inrank_monitor.runs.paths import local_name, local_path, output_file
 from inrank_monitor.runs.run_file import read_info
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from inrank_monitor.runs.judging import verdicts
     from inrank_monitor.runs.peak import FIRST_STEPS, peak_ranks, peaks, running_ranks
     from inrank_monitor.runs.recomputation import logged_rule, recompute
-    from inrank_monitor.runs.run import Run, open_run, snapshot_table
+    from inrank_monitor.runs.run import Run, is_run, open_run, snapshot_table
     from inrank_monitor.runs.shared_run import RunState, SharedRun
     from inrank_monitor.runs.summary import RunSummary
 
@@ -50,6 +50,7 @@ _READING = {
     "RunSummary": "summary",
     "SharedRun": "shared_run",
     "export_run": "export",
+    "is_run": "run",
     "list_runs": "folder",
     "logged_rule": "recomputation",
     "open_run": "run",
@@ -89,12 +90,14 @@ __all__ = [
     "existing_segments",
     "export_run",
     "is_locked",
+    "is_run",
     "list_runs",
     "local_name",
     "local_path",
     "logged_rule",
     "make_batch",
     "open_run",
+    "output_file",
     "peak_ranks",
     "peaks",
     "read_info",

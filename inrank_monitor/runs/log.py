@@ -9,7 +9,6 @@ atomically.
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from inrank_monitor.files import replaced
 from inrank_monitor.runs.append_file import AppendFile
 from inrank_monitor.runs.claim import Claim, SegmentTakenError
 
@@ -144,14 +144,10 @@ def existing_segments(directory: Path, table: str) -> dict[int, Path]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace a JSON file in one step: a reader sees the old one or the new one."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
+    with replaced(path) as temporary:
         # names of files may hold what is no text, which JSON can escape and UTF-8 cannot write
         text = json.dumps(content, indent=1, ensure_ascii=False)
         temporary.write_text(text if _is_text(text) else json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_text(text: str) -> bool:

@@ -40,7 +40,7 @@ class RunOptions:
     every: int | None = None
     max_overhead: float = 0.01
     initial_weights: InitialWeightsPlace = "disk"
-    tensorboard: bool = True
+    tensorboard: bool | Literal["matrices"] = True
     strict: bool = False
     of: str | Sequence[str] = ("update",)
     directions: bool | int | None = None
@@ -48,6 +48,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.initial_weights not in ("disk", "memory", "device", "checkpoint"):
             raise ValueError(f"initial_weights must be 'disk', 'memory' or 'device', got {self.initial_weights!r}")
+        if not isinstance(self.tensorboard, bool) and self.tensorboard != "matrices":
+            raise ValueError(f"tensorboard must be True, False or 'matrices', got {self.tensorboard!r}")
         self.rule  # noqa: B018 - checks its three
         check_leading(self.leading, self.density)
         object.__setattr__(self, "of", check_of(self.of))

@@ -48,3 +48,19 @@ def local_name(given: str, argument: str) -> str:
     """
     local_path(given, argument)
     return os.path.expanduser(given)
+
+
+def output_file(given: str | os.PathLike[str], argument: str = "--output") -> Path:
+    """The absolute path of a file that is going to be written: what would fail in the end is said before the work.
+
+    Raises:
+        ValueError: as `local_path`.
+        FileNotFoundError, NotADirectoryError, IsADirectoryError: no file can be there.
+    """
+    path = local_path(given, argument)
+    if path.is_dir():
+        raise IsADirectoryError(f"{argument} must be a file, got the directory {given}")
+    if not path.parent.is_dir():
+        error = NotADirectoryError if path.parent.exists() else FileNotFoundError
+        raise error(f"{argument} {given} cannot be written: there is no directory {Path(given).expanduser().parent}")
+    return path

@@ -1,14 +1,15 @@
 """The measurements of one snapshot, as the event file and the sinks get them, and the flat scalars drawn from them.
 
 Tags are `intrinsic_rank/h.0.mlp.c_fc.weight` for one matrix, `intrinsic_rank/h.all.mlp.c_fc.weight` for the mean over
-matrices that differ only in their numbers, `mean/intrinsic_rank` for the mean over all.
+matrices that differ only in their numbers, `mean/intrinsic_rank` for the mean over all. The event file also has
+`intrinsic_rank_by_role/q/median`: mean, median, min and max over the matrices of a role, and over all of them.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -28,6 +29,13 @@ TAGS = (
     "rank_over_null_rank",
 )
 CURVES = ("intrinsic_rank", "rank_over_null_rank")
+ROLE_TAGS = ("intrinsic_rank", "signal_rank", "relative_norm", "rank_over_null_rank")
+STATISTICS: dict[str, Callable[[np.ndarray], Any]] = {
+    "mean": np.mean,
+    "median": np.median,
+    "min": np.min,
+    "max": np.max,
+}
 MOST_CURVES = 32  # matrices with curves of their own: hundreds of charts freeze a page
 _NUMBER = re.compile(r"(?<![^.\[])\d+(?![^.\]])")
 
@@ -102,6 +110,28 @@ class Measurements:
             }
         )
 
+    def by_role(self, roles: Sequence[str]) -> dict[str, float]:
+        """Mean, median and extremes over all matrices of each of `TAGS`, and over those of a role of some.
+
+        Args:
+            roles: of each matrix, in the order of `names`.
+
+        Returns:
+            Finite values by `metric_by_role/role/statistic`; where there is one role only, that of all matrices.
+        """
+        groups = {"all": np.arange(len(roles))} if roles else {}
+        known = dict.fromkeys(roles)
+        if len(known) > 1:
+            groups |= {role: np.flatnonzero([role == other for other in roles]) for role in known}
+        return _finite(
+            {
+                f"{tag}_by_role/{role.replace(' ', '_')}/{name}": _of_known(tag, self.metrics[tag][rows], statistic)
+                for role, rows in groups.items()
+                for tag in (TAGS if role == "all" else ROLE_TAGS)
+                for name, statistic in STATISTICS.items()
+            }
+        )
+
     def _by_group(self, curves: Sequence[str]) -> dict[str, float]:
         groups: defaultdict[str, list[int]] = defaultdict(list)
         for row, name in enumerate(self.names):
@@ -114,11 +144,15 @@ class Measurements:
 
 
 def _mean(metric: str, values: np.ndarray) -> float:
-    """Mean over the matrices; NaN of none, and where one of them has a value that its cut spectrum does not tell."""
+    return _of_known(metric, values, np.mean)
+
+
+def _of_known(metric: str, values: np.ndarray, statistic: Callable[[np.ndarray], Any]) -> float:
+    """Over the matrices; NaN of none, and where one of them has a value that its cut spectrum does not tell."""
     finite = values[np.isfinite(values)]
     if metric not in OF_SOME_MATRICES and len(finite) < len(values):
         return float("nan")
-    return float(finite.mean()) if finite.size else float("nan")
+    return float(statistic(finite)) if finite.size else float("nan")
 
 
 def _finite(values: dict[str, float]) -> dict[str, float]:

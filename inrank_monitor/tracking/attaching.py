@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 from torch.optim import Optimizer
@@ -48,7 +49,7 @@ def attach(
     embeddings: bool = False,
     split_parts: bool = True,
     parts: Mapping[str, Parts] | None = None,
-    tensorboard: bool = True,
+    tensorboard: bool | Literal["matrices"] = True,
     resume: bool | int = False,
     strict: bool = False,
     distributed: bool | None = None,
@@ -85,7 +86,8 @@ def attach(
         parts: for other fused weights, glob over their names or their layers' -> names of equal parts, or names with
             rows, `{"*.c_attn": ("q", "k", "v")}`, `{"*.wqkv": {"q": 64, "k": 16, "v": 16}}`. Rows that are a fraction
             of the weight's are those of one head, after which the next one follows. None: it stays whole.
-        tensorboard: write an event file beside the log.
+        tensorboard: write an event file beside the log: summaries by role, and of fewer than 100 matrices scalars and
+            histograms of each. `"matrices"`: of each, however many they are.
         resume: go on with the run in `directory`, or begin one where there is none. True: at step 0 if the weights are
             W0, else at the step that the optimizer's own counter tells, else at the last one logged. A number: at that
             step.

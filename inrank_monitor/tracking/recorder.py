@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from inrank_monitor.matrices.roles import role_of
 from inrank_monitor.runs import TENSORBOARD_DIR, OtherWriterError, RunLog, SegmentTakenError, storable
 from inrank_monitor.sinks import EventFile, Measurements, Sink, SinkThreads, import_protocol
 from inrank_monitor.tracking.beside_columns import beside_columns, means
@@ -49,7 +50,7 @@ class Recorder:
         self._watches = Watches(self._matrices, self._norms)
         self._log = RunLog(started.directory, started.segment, claim=started.claim)
         self._event_file: EventFile | None = None
-        self._tensorboard = started.options.tensorboard
+        self._tensorboard = bool(started.options.tensorboard)
         self.finished_steps: list[int] = []
         self.failure: BaseException | None = None  # the first one
         self.backlog = 0
@@ -270,9 +271,12 @@ class Recorder:
             return
         try:
             if self._event_file is None:
-                names = [matrix.name for matrix in self._matrices]
                 self._event_file = EventFile(
-                    self._started.directory / TENSORBOARD_DIR, names, self._started.resume_step
+                    self._started.directory / TENSORBOARD_DIR,
+                    [matrix.name for matrix in self._matrices],
+                    self._started.resume_step,
+                    {matrix.name: role_of(matrix.name, matrix.part, matrix.kind) for matrix in self._matrices},
+                    every_matrix=self._started.options.tensorboard == "matrices",
                 )
             write(self._event_file)
         except Exception as error:

@@ -292,7 +292,7 @@ def test_what_is_taken_is_said_before_it_is_measured(
         main(["scan", str(tmp_path / "out"), "--run", str(tmp_path / "run")])
     assert "left out: it holds the weights of epoch_10.pt" in capsys.readouterr().err
     assert main(["scan", str(tmp_path / "out")]) == 2
-    assert "--run DIR is missing" in capsys.readouterr().err
+    assert "--output DIR is missing" in capsys.readouterr().err
 
 
 def test_the_run_tells_what_was_left_out_and_what_differs(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def parse(*arguments: object) -> argparse.Namespace:
 
 
 def run(out: Path, text: Path, *more: object) -> int:
-    return loop.main(parse("--out", out, "--text", text, *TINY, *more))
+    return loop.main(parse("--output", out, "--text", text, *TINY, *more))
 
 
 def checkpoint(out: Path) -> dict[str, Any]:
@@ -134,10 +134,10 @@ def test_interrupted_and_resumed_is_bit_identical_to_uninterrupted(
     with monkeypatch.context() as patch:
         interrupt_before(stopped_before, patch)
         assert run(tmp_path / "cut", text, *options) == 130
-    assert f"--out {tmp_path / 'cut'} --resume" in capsys.readouterr().err
+    assert f"--output {tmp_path / 'cut'} --resume" in capsys.readouterr().err
     assert open_run(tmp_path / "cut").status == "interrupted"
     torch.manual_seed(99)  # whatever the process did before must not matter
-    assert loop.main(parse("--out", tmp_path / "cut", "--resume", "--quiet", "--checkpoint-every", 5)) == 0
+    assert loop.main(parse("--output", tmp_path / "cut", "--resume", "--quiet", "--checkpoint-every", 5)) == 0
     assert_same(checkpoint(tmp_path / "cut"), checkpoint(tmp_path / "whole"))
     assert_same_log(tmp_path / "cut", tmp_path / "whole")
 
@@ -148,7 +148,7 @@ def test_resuming_a_finished_run_trains_no_further(
     assert run(tmp_path / "run", text, "--steps", 4) == 0
     first = capsys.readouterr().out.splitlines()
     before = (tmp_path / "run/run.json").read_bytes()
-    assert loop.main(parse("--out", tmp_path / "run", "--resume")) == 0
+    assert loop.main(parse("--output", tmp_path / "run", "--resume")) == 0
     again = capsys.readouterr().out
     assert "Nothing is left to train" in again
     assert next(line for line in first if "perplexity" in line) in again
@@ -161,12 +161,12 @@ def test_resuming_with_other_options_or_another_text_is_refused(
     own = tmp_path / "own.txt"
     own.write_text(text.read_text())
     assert run(tmp_path / "run", own, "--steps", 2, "--quiet") == 0
-    assert loop.main(parse("--out", tmp_path / "run", "--resume", "--lr", 0.5, "--width", 64)) == 2
+    assert loop.main(parse("--output", tmp_path / "run", "--resume", "--lr", 0.5, "--width", 64)) == 2
     error = capsys.readouterr().err
     assert "--lr 0.001 (now 0.5)" in error
     assert "--width 32 (now 64)" in error
     own.write_text(text.read_text() + "more")
-    assert loop.main(parse("--out", tmp_path / "run", "--resume")) == 2
+    assert loop.main(parse("--output", tmp_path / "run", "--resume")) == 2
     assert "has changed since" in capsys.readouterr().err
 
 
@@ -179,7 +179,7 @@ def test_a_directory_that_holds_a_run_is_refused_unless_overwritten(
     assert run(out, text, "--steps", 4) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert all(word in error for word in (str(out), "--resume", "--overwrite", "--out"))
+    assert all(word in error for word in (str(out), "--resume", "--overwrite", "--output"))
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     assert run(out, text, "--steps", 2, "--every", 1, "--quiet", "--overwrite") == 0
     assert list(open_run(out).measurements["step"].unique()) == [1, 2]
@@ -291,7 +291,7 @@ def test_a_damaged_checkpoint_is_said_and_not_guessed_at(
     assert run(tmp_path / "run", text, "--steps", 2, "--quiet") == 0
     path = tmp_path / "run/checkpoint.pt"
     path.write_bytes(path.read_bytes()[:1000])
-    assert loop.main(parse("--out", tmp_path / "run", "--resume", "--quiet")) == 2
+    assert loop.main(parse("--output", tmp_path / "run", "--resume", "--quiet")) == 2
     assert "checkpoint.pt cannot be read" in capsys.readouterr().err
 
 
@@ -393,7 +393,7 @@ def test_kill_at_random_moments(tmp_path: Path, text: Path) -> None:
 
         `times` takes the seconds to the first report and to the end.
         """
-        arguments = ["--out", str(out), *options, *more, "--report-steps", "--quiet"]
+        arguments = ["--output", str(out), *options, *more, "--report-steps", "--quiet"]
         printed = out.with_suffix(".txt")
         printed.write_text("")
         process = context.Process(target=_demo_process, args=(arguments, printed))

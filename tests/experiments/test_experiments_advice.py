@@ -125,7 +125,7 @@ def test_without_peft_the_extra_is_named_and_nothing_is_begun(
     monkeypatch.setattr(
         "inrank.experiments.advice.plan.find_spec", lambda name: None if name == "peft" else known(name)
     )
-    assert main(["reproduce", "advice", "--scale", "smoke", "--out", str(tmp_path / "out")]) == 2
+    assert main(["reproduce", "advice", "--scale", "smoke", "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert "PEFT, which is not installed (the extra `peft`)" in error
     assert "inrank-monitor[peft]" in error

@@ -390,7 +390,7 @@ def test_a_scan_on_the_command_line_splits_as_it_is_told(tmp_path: Path, capsys:
     for step in range(2):
         torch.save({"a.fc.weight": torch.randn(96, 32)}, tmp_path / f"step_{step}.pt")
     run = tmp_path / "run"
-    arguments = ["scan", str(tmp_path), "--run", str(run), "--no-tensorboard", "--parts", "*.fc=q:64,k:32"]
+    arguments = ["scan", str(tmp_path), "--output", str(run), "--no-tensorboard", "--parts", "*.fc=q:64,k:32"]
     assert main(arguments) == 0
     assert list(open_run(run).matrices.index) == ["a.fc.weight[q]", "a.fc.weight[k]"]
     assert main([*arguments[:4], "--parts", "*.none=q,k", "--run", str(tmp_path / "other")]) == 2

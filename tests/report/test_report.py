@@ -19,6 +19,7 @@ import pytest
 from inrank_monitor.ranks import metrics as rank_metrics
 from inrank_monitor.ranks.null_model import null_rank
 from inrank_monitor.report import matrix_table, report_table, verdict, write_html
+from inrank_monitor.report.document import unpack
 
 STEPS = (0, 1, 5, 20, 100)
 EVIL = "<script>alert(1)</script>"
@@ -153,6 +154,19 @@ class Page(HTMLParser):
             self.text += data
 
 
+def blocks_of(page: Page) -> dict[str, str]:
+    """What the page has packed, by id."""
+    return {
+        str(a["id"]): unpack(text, int(a["data-bytes"] or 0))
+        for a, text in page.scripts
+        if a.get("type") == "text/plain"
+    }
+
+
+def figures_of(page: Page) -> Any:
+    return json.loads(blocks_of(page)["packed-figures"])
+
+
 def page_of(run: FakeRun, tmp_path: Path) -> Page:
     return Page(write_html(run, tmp_path / "report.html").read_text(encoding="utf-8"))
 
@@ -214,6 +228,29 @@ def test_long_lists_and_long_names_fit_100_columns() -> None:
     assert "more (--all" not in everything
 
 
+@pytest.mark.parametrize("width", [40, 80, 93, 120, 160, 200, 400])
+def test_the_table_fits_the_width_and_uses_it(width: int) -> None:
+    names = [f"model.layers.{i}.self_attn.{part}_proj.weight" for i in range(3) for part in "qkvo"]
+    run = make_run(names)
+    run.measurements["signal_rank"] = pd.array([3] * len(run.measurements), dtype="Int32")
+    run.problems = ["a problem that needs a good many words before it is said, " * 4]
+    lines = report_table(run, width=width).splitlines()
+    head = next(line for line in lines if line.startswith("matrix"))
+    assert max(map(len, lines)) <= min(max(width, 80), 200)
+    assert ("effective" in head) == (width > 120)
+    assert {"rank", "null", "signal", "verdict"} <= set(head.split())
+    assert len({line.split()[0] for line in lines if line.endswith(VERDICT)}) == len(names)
+    if width >= 160:
+        assert any(line.startswith(names[0]) for line in lines)
+
+
+def test_the_width_is_the_terminal_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(NAMES)
+    for columns in ("80", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert report_table(run) == report_table(run, width=int(columns))
+
+
 def test_what_a_run_holds_cannot_steer_the_terminal() -> None:
     run = make_run(["a\x1b[31m.weight"])
     run.events = event(1, "error", None, "Traceback\n  line\nValueError: \x1b]0;title\x07")
@@ -231,7 +268,7 @@ def test_a_run_without_measurements_says_so(status: str, tmp_path: Path) -> None
     assert f"{status}, no step measured yet" in report_table(run)
     page = page_of(run, tmp_path)
     assert "No matrix has a finite measurement yet." in page.text
-    assert any("no measurements yet" in text for _, text in page.scripts)
+    assert "no measurements yet" in blocks_of(page)["packed-figures"]
 
 
 def test_the_table_says_where_the_peak_was_and_what_the_newest_spectrum_is(tmp_path: Path) -> None:
@@ -264,6 +301,7 @@ def test_the_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:
     assert "@import" not in "".join(str(text) for text in page.text)
     assert sum("Plotly.newPlot" in text and len(text) < 2000 for _, text in page.scripts) == 1
     assert sum(len(text) > 10**6 for _, text in page.scripts) == 1
+    assert (tmp_path / "report.html").stat().st_size < 2e6
 
 
 @pytest.mark.usefixtures("whole_plotly")
@@ -271,7 +309,8 @@ def test_the_page_runs_only_the_scripts_that_its_policy_names(tmp_path: Path) ->
     page = page_of(make_run(NAMES), tmp_path)
     policy = next(a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
-    running = [text for attributes, text in page.scripts if attributes.get("type") != "application/json"]
+    running = [text for attributes, text in page.scripts if attributes.get("type") != "text/plain"]
+    running.append(blocks_of(page)["packed-plotly"])
     hashes = ["'sha256-" + base64.b64encode(hashlib.sha256(t.encode()).digest()).decode() + "'" for t in running]
     assert re.findall(r"'sha256-[^']*'", policy) == hashes
     assert policy.startswith("default-src 'none'; ")
@@ -281,7 +320,7 @@ def test_the_page_runs_only_the_scripts_that_its_policy_names(tmp_path: Path) ->
 def test_every_figure_has_its_place_and_its_data(tmp_path: Path) -> None:
     page = page_of(make_run(NAMES), tmp_path)
     places = [a["data-figure"] for _, a in page.tags if "data-figure" in a]
-    data = {a["id"]: json.loads(text) for a, text in page.scripts if a.get("type") == "application/json"}
+    data = figures_of(page)
     assert sorted(places) == sorted(data)
     # Heat map, lines, loss, and three close-ups of the highest and of the lowest matrix.
     assert len(places) == 9
@@ -303,14 +342,14 @@ def test_markup_from_a_run_is_shown_as_text(tmp_path: Path) -> None:
     assert EVIL not in path.read_text(encoding="utf-8")
     page = Page(path.read_text(encoding="utf-8"))
     assert "img" not in {tag for tag, _ in page.tags}
-    assert sum(a.get("type") != "application/json" for a, _ in page.scripts) == 2
+    assert sum(a.get("type") != "text/plain" for a, _ in page.scripts) == 2
     assert page.text.count(EVIL) >= 6
 
 
 def test_many_matrices_are_selected_for_the_lines_and_folded_in_the_table(tmp_path: Path) -> None:
     names = [f"h.{i}.{part}.weight" for i in range(40) for part in ("q", "k")]
     page = page_of(make_run(names), tmp_path)
-    data = {a["id"]: json.loads(text) for a, text in page.scripts if a.get("type") == "application/json"}
+    data = figures_of(page)
     lines = [trace for trace in data["figure-2"]["data"] if trace.get("meta", [None])[0] in names]
     table = matrix_table(make_run(names))
     shown = {trace["meta"][0] for trace in lines}

@@ -58,7 +58,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["reproduce", *arguments, "--out", str(out)]) == 2
+    assert main(["reproduce", *arguments, "--output", str(out)]) == 2
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
@@ -67,8 +67,8 @@ def test_bad_input_is_one_line_and_changes_nothing(
 
 def test_an_out_directory_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
-    assert main(["reproduce", "table-1", "--scale", "paper", "--out", str(tmp_path / "file")]) == 2
-    assert "--out must be a directory that can be written" in capsys.readouterr().err
+    assert main(["reproduce", "table-1", "--scale", "paper", "--output", str(tmp_path / "file")]) == 2
+    assert "--output must be a directory that can be written" in capsys.readouterr().err
 
 
 def test_the_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +85,7 @@ def test_figure_2_is_theorem_2_and_the_order_is_the_papers() -> None:
 
 def test_results_of_another_scale_are_not_mixed_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "request.json").write_text(json.dumps({"scale": "tiny", "text": [], "test_text": None}))
-    assert main(["reproduce", "null-ranks", "--scale", "smoke", "--out", str(tmp_path)]) == 2
+    assert main(["reproduce", "null-ranks", "--scale", "smoke", "--output", str(tmp_path)]) == 2
     assert "holds results with scale 'tiny', asked for 'smoke'" in capsys.readouterr().err
 
 
@@ -128,7 +128,7 @@ def test_an_experiment_whose_training_failed_is_named_and_the_others_go_on(
 
 
 def _reproduce(out: Path, *arguments: str, **keywords: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "inrank", "reproduce", *arguments, "--scale", "smoke", "--out", str(out)]
+    command = [sys.executable, "-m", "inrank", "reproduce", *arguments, "--scale", "smoke", "--output", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, text=True, **keywords)
 

@@ -85,7 +85,7 @@ def test_a_killed_process_is_named_with_its_signal(tmp_path: Path) -> None:
 
 def test_a_directory_with_other_settings_is_refused_before_anything_begins(tmp_path: Path) -> None:
     run(tmp_path, toy("a", value=1))
-    with pytest.raises(ExperimentError, match="differs in value: choose another --out"):
+    with pytest.raises(ExperimentError, match="differs in value: choose another --output"):
         run(tmp_path, toy("b"), toy("a", value=2))
     assert begun(tmp_path) == ["a"]
 

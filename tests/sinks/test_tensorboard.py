@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from inrank_monitor import open_run
 from inrank_monitor.runs.log import TENSORBOARD_DIR
 from inrank_monitor.sinks.measurements import METRICS, TAGS, Measurements
-from inrank_monitor.sinks.tensorboard import MAX_MATRICES, EventFile
+from inrank_monitor.sinks.tensorboard import EventFile
 
 EVERYTHING = {"scalars": 0, "histograms": 0, "tensors": 0}
 START_SECONDS, LOAD_SECONDS = 90.0, 30.0
@@ -45,7 +45,13 @@ def test_every_number_of_the_log_is_in_the_event_file(tmp_path: Path) -> None:
     found = read(tmp_path / "run" / TENSORBOARD_DIR)
     names = ["0.weight", "2.weight"]
     own = {f"{tag}/{name}" for tag in TAGS for name in names}
-    assert set(found.Tags()["scalars"]) == own | {"loss", "lr", "tracker_seconds", "tracker_overhead"}
+    beside = {f"{tag}_by_role/all/{name}" for tag in TAGS for name in ("mean", "median", "min", "max")}
+    assert set(found.Tags()["scalars"]) - beside == own | {"loss", "lr", "tracker_seconds", "tracker_overhead"}
+    for name, statistic in (("median", "median"), ("max", "max")):
+        expected = run.measurements.groupby("step")["stable_rank"].agg(statistic)
+        events = found.Scalars(f"stable_rank_by_role/all/{name}")
+        assert [event.step for event in events] == expected.index.tolist()
+        assert [event.value for event in events] == pytest.approx(expected.tolist(), rel=1e-6)
     for name in names:
         rows = run.measurements[run.measurements["matrix"] == name]
         for tag in TAGS[:-1]:
@@ -111,14 +117,36 @@ def test_a_non_finite_update_is_left_out(tmp_path: Path) -> None:
     assert math.isnan(found.Scalars("loss")[0].value)
 
 
-def test_thousands_of_matrices_do_not_become_thousands_of_charts(tmp_path: Path) -> None:
-    count = MAX_MATRICES + 44
-    names = [f"m{place}" for place in range(count)]
-    file = EventFile(tmp_path, names, None)
-    file.add_measurements(measured([np.ones(2, dtype=np.float32)] * count, names))
+@pytest.mark.parametrize(
+    ("count", "asked", "own"), [(99, False, 99), (100, False, 0), (100, True, 100), (560, False, 0)]
+)
+def test_from_a_hundred_matrices_on_there_are_summaries_by_role_unless_asked(
+    tmp_path: Path, count: int, asked: bool, own: int
+) -> None:
+    kinds = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj")
+    names = [f"model.layers.{place // 3}.{kinds[place % 3]}.weight" for place in range(count)]
+    found = measured([np.ones(2, dtype=np.float32)] * count, names)
+    found.metrics["intrinsic_rank"][:] = np.arange(count)
+    file = EventFile(tmp_path, names, None, every_matrix=asked)
+    file.add_measurements(found)
     file.close()
-    tags = read(tmp_path).Tags()["scalars"]
-    assert sum(tag.startswith("running_rank/") for tag in tags) == MAX_MATRICES
+    written = read(tmp_path)
+    tags = written.Tags()["scalars"]
+    assert sum(tag.startswith("running_rank/") for tag in tags) == own
+    assert sum(tag.startswith("log10_singular_values/") for tag in written.Tags()["histograms"]) == own
+    assert len([tag for tag in tags if "_by_role/" in tag]) <= 100
+    for place, role in enumerate(("q", "attention_output", "MLP_in")):
+        ranks = np.arange(place, count, 3)
+        for name in ("mean", "median", "min", "max"):
+            (event,) = written.Scalars(f"intrinsic_rank_by_role/{role}/{name}")
+            assert event.value == pytest.approx(getattr(np, name)(ranks))
+
+
+def test_a_statistic_over_ranks_that_a_cut_spectrum_does_not_tell_is_not_written(tmp_path: Path) -> None:
+    found = measured([np.ones(2, dtype=np.float32)] * 2, ["a", "b"])
+    found.metrics["intrinsic_rank"][1] = np.nan
+    assert not [tag for tag in found.by_role(["other", "other"]) if tag.startswith("intrinsic_rank_by_role")]
+    assert found.by_role(["other", "other"])["stable_rank_by_role/all/max"] == 2
 
 
 def test_the_layout_has_one_chart_for_every_rank_and_one_for_every_explained_ratio(tmp_path: Path) -> None:
