@@ -187,6 +187,18 @@ def test_a_matrix_too_thin_to_tell_gets_the_rank_that_holds_its_energy(
     assert list(rank_pattern(table).values()) == [rank]
 
 
+@pytest.mark.parametrize(
+    ("source", "advice"), [("paper", "low rank saves"), ("signal", "no advice: the signal rank cannot be told")]
+)
+def test_a_matrix_too_thin_to_tell_has_the_papers_rank_and_no_signal_rank(
+    tmp_path: Path, source: Any, advice: str
+) -> None:
+    (row,) = advise(_moved(tmp_path / "run", [_planted(2, 8, 64)]), rank_from=source).to_dict("records")
+    assert row["verdict"] == "too thin to tell"
+    assert row["advice"] == advice
+    assert pd.isna(row["rank"]) if source == "signal" else row["rank"] == row["intrinsic_rank"]
+
+
 @pytest.mark.parametrize(("update", "stands"), [(_noise(), True), (_planted(1, 4, 64), True), (0 * _noise(), False)])
 def test_a_rank_by_loss_stands_where_the_spectrum_says_nothing(
     tmp_path: Path, update: np.ndarray, stands: bool
