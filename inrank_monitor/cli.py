@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from inrank_monitor import __version__
 from inrank_monitor.checkpoints import options as scan_options
@@ -153,11 +154,12 @@ def _report(options: argparse.Namespace) -> int:
     run = open_run(options.path)
     if file and page:
         write_html(run, file)
-    elif text := report_table(run, limit=None) if options.all else report_table(run):
+    else:
+        rows: dict[str, Any] = {"limit": None} if options.all else {}
         if file:
-            write_text(file, text)
+            write_text(file, report_table(run, width=200, **rows))  # no terminal cuts the names in a file
         else:
-            print(text)
+            print(report_table(run, **rows))
     if file:
         print(f"wrote {given}")
     return 0

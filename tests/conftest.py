@@ -51,6 +51,12 @@ def _seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are as wide as where there is no terminal, whatever a library that a test imported has set."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def _own_main() -> Iterator[None]:
     """Streamlit's AppTest leaves the app as `__main__`, which processes started later would run first."""
     main = sys.modules["__main__"]

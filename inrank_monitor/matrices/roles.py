@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 NO_BLOCK = "outside the blocks"
 OTHER = "other"
@@ -67,6 +69,8 @@ def role_of(name: str, part: str | None = None, kind: str = "") -> str:
 
 def matrix_groups(matrices: pd.DataFrame) -> pd.DataFrame:
     """`run.matrices` -> block and role of each matrix, in the same order."""
+    import pandas as pd  # not with the package: a training loop has the roles of its matrices, and no tables
+
     rows = zip(matrices.index, matrices["part"], matrices["kind"], strict=True)
     roles = [role_of(str(name), part if isinstance(part, str) else None, str(kind)) for name, part, kind in rows]
     return pd.DataFrame({"block": [block_of(str(name)) for name in matrices.index], "role": roles}, matrices.index)
@@ -75,11 +79,8 @@ def matrix_groups(matrices: pd.DataFrame) -> pd.DataFrame:
 def select_matrices(groups: pd.DataFrame, blocks: Iterable[str] = (), roles: Iterable[str] = ()) -> list[str]:
     """Names of the matrices in some blocks and of some roles; an empty selection leaves nothing out."""
     wanted_blocks, wanted_roles = set(blocks), set(roles)
-    kept = pd.Series(True, groups.index)
-    if wanted_blocks:
-        kept &= groups["block"].isin(wanted_blocks)
-    if wanted_roles:
-        kept &= groups["role"].isin(wanted_roles)
+    kept = groups["block"].isin(wanted_blocks) | (not wanted_blocks)
+    kept &= groups["role"].isin(wanted_roles) | (not wanted_roles)
     return [str(name) for name in groups.index[kept]]
 
 

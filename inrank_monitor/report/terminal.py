@@ -58,7 +58,8 @@ def report_table(run: RunTables, limit: int | None = 60, width: int | None = Non
         run: an open run.
         limit: at most so many matrices, picked evenly over kinds and depth, with the highest and the lowest
             rank over null rank among them. None: all.
-        width: no line is longer, 80 to 200; the narrower, the fewer columns. None: as the terminal is.
+        width: no line is longer, 80 to 200; the narrower, the fewer columns. None: as the terminal is, 100 where there
+            is none.
     """
     width = terminal_width() if width is None else min(max(width, NARROWEST), WIDEST)
     table = matrix_table(run)

@@ -108,7 +108,7 @@ def test_demo_trains_logs_and_says_how_to_open_the_run(
 def test_demo_learns(tmp_path: Path, text: Path) -> None:
     result = loop.run_demo(
         DemoOptions(
-            out=str(tmp_path / "run"), text=str(text), width=32, layers=1, context=32, vocabulary=300,
+            output=str(tmp_path / "run"), text=str(text), width=32, layers=1, context=32, vocabulary=300,
             steps=40, learning_rate=1e-2, every=20, quiet=True,
         )
     )  # fmt: skip

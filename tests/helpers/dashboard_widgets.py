@@ -24,12 +24,17 @@ def select(label: str, option: str) -> Act:
 
 
 def add(label: str, *options: str) -> Act:
-    """Choose in a list of which several are taken."""
+    """Choose in a list of which several are taken, one after the other has been taken up.
+
+    Streamlit draws an open list anew when the script has run, and a click that this falls into is lost.
+    """
 
     def act(page: Any) -> None:
         for option in options:
+            page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
             widget(page, "MultiSelect", label).locator("input").click()
             page.get_by_role("option", name=option, exact=True).click()
+            widget(page, "MultiSelect", label).get_by_text(option, exact=True).first.wait_for()
         page.keyboard.press("Escape")
 
     return act

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,7 +165,7 @@ class TestDashboard:
         assert [name for name in named if name != "null rank"] == ["h.7.attn.c_attn.weight[q]"]
 
 
-def test_one_chart_in_tensorboard_shows_every_matrix(tmp_path: Path) -> None:
+def test_hundreds_of_matrices_are_compared_in_one_chart_of_tensorboard(tmp_path: Path) -> None:
     """wandb 1537: what is meant to be compared is spread over hundreds of charts."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.custom_scalar import layout_pb2
@@ -178,11 +179,12 @@ def test_one_chart_in_tensorboard_shows_every_matrix(tmp_path: Path) -> None:
     found.Reload()
     (event,) = found.Tensors("custom_scalars__config__")
     (category,) = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0]).category
-    assert [chart.multiline.tag[0] for chart in category.chart] == [
-        f"^{name}/.*" for name in ("running_rank", "explained_ratio", "rank_over_null_rank")
-    ]
-    # and the tab with a chart a tag is kept to a number that it can draw
-    assert sum(tag.startswith("running_rank/") for tag in found.Tags()["scalars"]) == 256
+    tags = [chart.multiline.tag[0] for chart in category.chart]
+    assert tags[0] == "^intrinsic_rank_by_role/.*/median$"
+    scalars = found.Tags()["scalars"]
+    assert all(any(re.search(tag, name) for name in scalars) for tag in tags)
+    # and the tab with a chart a tag is kept to a number that a reader can look at
+    assert len(scalars) < 100
 
 
 # --- torch.compile
