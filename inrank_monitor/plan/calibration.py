@@ -167,7 +167,7 @@ def _disk(
 
         def fetch(_: int) -> None:
             for matrix in found:
-                kept.of(matrix.parameter, device)
+                kept.of(matrix.parameter, device)  # noqa: F821 - deleted below, when this has run
 
         alone = SpectrumPool(1)
         reading = time.perf_counter()

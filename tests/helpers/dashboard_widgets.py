@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,15 +27,21 @@ def select(label: str, option: str) -> Act:
 def add(label: str, *options: str) -> Act:
     """Choose in a list of which several are taken, one after the other has been taken up.
 
-    Streamlit draws an open list anew when the script has run, and a click that this falls into is lost.
+    Streamlit draws an open list anew when the script has run: a click that this falls into does nothing, and a reader
+    clicks again.
     """
 
     def act(page: Any) -> None:
         for option in options:
-            page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
-            widget(page, "MultiSelect", label).locator("input").click()
-            page.get_by_role("option", name=option, exact=True).click()
-            widget(page, "MultiSelect", label).get_by_text(option, exact=True).first.wait_for()
+            taken = widget(page, "MultiSelect", label).get_by_text(option, exact=True)
+            offered = page.get_by_role("option", name=option, exact=True)
+            end = time.monotonic() + 30
+            while not taken.count():
+                assert time.monotonic() < end, f"{option} cannot be chosen"
+                if not offered.count():
+                    widget(page, "MultiSelect", label).locator("input").click()
+                offered.click()
+                page.wait_for_timeout(500)
         page.keyboard.press("Escape")
 
     return act
