@@ -20,6 +20,6 @@ def places_of(state: RunState) -> pd.DataFrame:
     return _places(tuple(state.matrices.index), tuple(state.matrices["part"]), tuple(state.matrices["kind"]))
 
 
-@st.cache_data(max_entries=12, show_spinner=False)
+@st.cache_resource(max_entries=12, show_spinner=False)  # not `cache_data`: that pickles
 def _places(names: tuple[str, ...], parts: tuple[str | None, ...], kinds: tuple[str, ...]) -> pd.DataFrame:
     return depth_and_kind(pd.DataFrame({"part": parts, "kind": kinds}, list(names)))
