@@ -25,13 +25,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from inrank.demand import factorize
 from inrank.growth import (
     ExplainedRatio,
     Factorization,
     Growth,
     Observation,
     RankController,
-    factorize,
     initialize_from_gradient,
     needs_gradient,
 )
