@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from inrank.demand.factorize import factorize
+from inrank.demand.widths import WidthPlan, narrow, plan_widths
 
-__all__ = ["factorize"]
+__all__ = ["WidthPlan", "factorize", "narrow", "plan_widths"]

@@ -7,18 +7,18 @@ loss by ½ tr(Dᵀ G D C) up to a factor that all layers share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
-from inrank.growth import sum_over_processes
+from inrank.growth import meeting_device, sum_over_processes
 from inrank_monitor.loss_ranks import Surroundings
 from inrank_monitor.matrices import unwrap
 
@@ -92,8 +92,7 @@ def mean_loss(losses: Losses) -> float | None:
     if not losses:
         return None
     values = [float(loss()) for loss in losses]
-    device = "cuda" if torch.cuda.is_available() and torch.cuda.is_initialized() else "cpu"
-    total = torch.tensor([sum(values), float(len(values))], dtype=torch.float64, device=device)
+    total = torch.tensor([sum(values), float(len(values))], dtype=torch.float64, device=meeting_device())
     sum_over_processes(total)
     return float(total[0] / total[1])
 
@@ -109,7 +108,7 @@ def calibrate(layers: Mapping[str, nn.Module], losses: Losses) -> dict[str, Cova
         ValueError: a layer is not reached, or what it sees is not finite.
     """
     seen = {name: _Seen(name, layer) for name, layer in layers.items()}
-    weights: list[Tensor] = [layer.weight for layer in layers.values()]  # type: ignore[misc]
+    weights: list[Any] = [layer.weight for layer in layers.values()]
     frozen = [weight for weight in weights if not weight.requires_grad]
     with ExitStack() as stack, torch.enable_grad():
         for one in seen.values():
@@ -141,7 +140,7 @@ class _Seen:
         inputs = _rows_in(layer, arguments[0].detach()).to(self._dtype)
         self._inputs.addmm_(inputs.mT, inputs)
         self._count += len(inputs)
-        output.register_hook(self._backward)
+        output.register_hook(self._backward)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def _backward(self, gradient: Tensor) -> None:
@@ -163,7 +162,8 @@ class _Seen:
 
 def sides(layer: nn.Module) -> tuple[int, int]:
     """(rows, cols) of a layer's matrix: outputs, inputs (times the kernel of a Conv2d)."""
-    shape = layer.weight.shape  # type: ignore[union-attr]
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    shape = weight.shape
     rows, cols = (shape[1], shape[0]) if type(layer).__name__ == "Conv1D" else (shape[0], shape[1:].numel())
     return int(rows), int(cols)
 

@@ -2,7 +2,7 @@
 
 With W = κ U V the gradients are ∂U = κ ∂W Vᵀ and ∂V = κ Uᵀ ∂W. So an average of gradients (Adam's first moment, SGD's
 momentum, a gradient that is being accumulated) goes over exactly. An average of squared gradients goes over as if the
-entries of a gradient were independent, v_U = κ² v (V²)ᵀ and v_V = κ² (U²)ᵀ v, with squares entry by entry. Counters stay.
+entries of a gradient were independent, v_U = κ² v (V²)ᵀ and v_V = κ² (U²)ᵀ v (squares of entries). Counters stay.
 An optimizer that keeps anything else (8-bit, factored, preconditioned) begins anew with the factors.
 """
 

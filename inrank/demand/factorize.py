@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 
 from inrank import growth
 from inrank.demand.calibration import BatchLoss
-from inrank.demand.dense import Dense, Wanted, factorize_dense
+from inrank.demand.choosing_ranks import Wanted
+from inrank.demand.dense import Dense, factorize_dense
 from inrank.growth import Factorization
 from inrank.layers import Gain, growing_layers_of, layers_of
 
@@ -39,8 +40,8 @@ def factorize(
 ) -> Factorization:
     """Replace weights by factors of low rank, W ≈ κ U V, in place, and let training go on with them.
 
-    Of a dense model, for which nothing need be prepared, `targets`, and `ranks` or a `budget`, say what becomes of which
-    layer. A model that `inrank.convert` made, W0 + U V, takes Algorithm 3: every growing layer at its rank, or at
+    Of a dense model, for which nothing need be prepared, `targets`, and `ranks` or a `budget`, say what becomes of
+    which layer. A model that `inrank.convert` made, W0 + U V, takes Algorithm 3: every growing layer at its rank, or at
     `ranks`. The module objects stay. The optimizer gets U and V in the place of the weight. Call it between two
     optimizer steps; in a distributed training on every process, with its own calibration batches: sums are over
     processes, and process 0's factors are sent to all. Unwrap DistributedDataParallel before, and wrap anew after.
@@ -55,7 +56,7 @@ def factorize(
         model: any module.
         optimizer: the one that trains it, if training goes on.
         targets: of a dense model: globs over dotted names of Linear, Conv1D (transformers') and Conv2d layers.
-            Default: `"*.mlp.*"`.
+            Default: those that `ranks` names, else `"*.mlp.*"`.
         ranks: one for all, or by layer name.
         budget: instead of ranks: parameters of all factors together, as a share of the chosen weights' (biases and all
             other layers not counted), in (0, 1].
@@ -94,7 +95,7 @@ def factorize(
     asked = Dense(
         model=model,
         optimizer=optimizer,
-        targets="*.mlp.*" if targets is None else targets,
+        targets=targets if targets is not None else list(ranks) if isinstance(ranks, Mapping) else "*.mlp.*",
         wanted=wanted,
         gain=gain,
         factor_lr=factor_lr,

@@ -6,7 +6,14 @@ from inrank.growth.controller import Growth, RankController
 from inrank.growth.factorize import Factorization, Factorized, factorize
 from inrank.growth.initialization import initialize_from_gradient
 from inrank.growth.optimizer_state import INSTEAD, replace_parameters
-from inrank.growth.processes import broadcast, broadcast_integers, is_distributed, process_number, sum_over_processes
+from inrank.growth.processes import (
+    broadcast,
+    broadcast_integers,
+    is_distributed,
+    meeting_device,
+    process_number,
+    sum_over_processes,
+)
 from inrank.growth.rule import ExplainedRatio, Observation, needs_gradient
 
 __all__ = [
@@ -22,6 +29,7 @@ __all__ = [
     "factorize",
     "initialize_from_gradient",
     "is_distributed",
+    "meeting_device",
     "needs_gradient",
     "process_number",
     "replace_parameters",

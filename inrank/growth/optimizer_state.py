@@ -167,7 +167,7 @@ def replace_parameters(
         swapped: list[nn.Parameter] = []
         for parameter in group["params"]:
             instead = by_id.get(id(parameter), parameter)
-            swapped += [] if instead is None else [instead] if isinstance(instead, Tensor) else list(instead)
+            swapped += [] if instead is None else [instead] if isinstance(instead, nn.Parameter) else list(instead)
         group["params"] = swapped
     for old in new:
         optimizer.state.pop(old, None)

@@ -74,6 +74,14 @@ class FactoredLayer(nn.Module):
         """The dense (rows, cols) matrix, computed at each call: for code that asks a layer for its weight."""
         return self.gain * (self.U @ self.V)
 
+    @property
+    def stored_weight(self) -> Tensor:
+        """`weight` in the shape in which the layer that this one stands for stores it: whoever knew it by that goes on."""
+        dense = self.weight
+        if self.origin == "Conv1D":
+            return dense.mT
+        return dense.view(self.rows, -1, *self.convolution["kernel_size"]) if self.convolution else dense
+
     def update_factors(self) -> tuple[Tensor, Tensor]:
         """κ U and V as far as they are used: what a tracker measures (`inrank_monitor.LowRankUpdate`)."""
         U, V = self.used_factors()

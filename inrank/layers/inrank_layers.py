@@ -175,7 +175,7 @@ class LowRankLinear(FactoredLayer):
         """Turn an ordinary Linear, Conv1D or Conv2d into κ U V in place: the object stays, and its bias and hooks."""
         weight = module._parameters.pop("weight")
         assert weight is not None
-        module.__class__ = cls  # type: ignore[assignment]
+        module.__class__ = cls
         assert isinstance(module, cls)
         wanted = weight.requires_grad
         module.U, module.V = nn.Parameter(U, requires_grad=wanted), nn.Parameter(V, requires_grad=wanted)
