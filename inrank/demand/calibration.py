@@ -106,6 +106,7 @@ def calibrate(layers: Mapping[str, nn.Module], losses: Losses) -> dict[str, Cova
 
     Raises:
         ValueError: a layer is not reached, or what it sees is not finite.
+        TypeError: a loss is no tensor with a gradient.
     """
     seen = {name: _Seen(name, layer) for name, layer in layers.items()}
     weights: list[Any] = [layer.weight for layer in layers.values()]
@@ -117,8 +118,14 @@ def calibrate(layers: Mapping[str, nn.Module], losses: Losses) -> dict[str, Cova
             stack.callback(weight.requires_grad_, False)
             weight.requires_grad_()
         for loss in losses:
-            torch.autograd.grad(loss(), weights, allow_unused=True)
+            torch.autograd.grad(_with_gradient(loss()), weights, allow_unused=True)
     return {name: one.covariances(len(losses)) for name, one in seen.items()}
+
+
+def _with_gradient(loss: object) -> Tensor:
+    if not isinstance(loss, Tensor) or not loss.requires_grad:
+        raise TypeError(f"the loss of a calibration batch must be a tensor with a gradient, got {type(loss).__name__}")
+    return loss
 
 
 class _Seen:

@@ -2,9 +2,9 @@
 
 With C and G of a layer (see `calibration`), ½ tr(Dᵀ G D C) = ½ ‖G^½ D C^½‖² is least, over all W + D of rank r, where
 W + D = G^-½ [G^½ W C^½]_r C^-½. In the place of the symmetric roots stand Cholesky factors, G = L Lᵀ and C = M Mᵀ:
-Lᵀ W M differs from G^½ W C^½ by rotations, so its singular values and the truncated matrix are the same, at a fraction of the
-cost. Both covariances are damped: 1 % of their mean eigenvalue is added to every eigenvalue, so that what the few
-batches did not show costs something too.
+Lᵀ W M differs from G^½ W C^½ by rotations, so its singular values and the truncated matrix are the same, at a fraction
+of the cost. Both covariances are damped: 1 % of their mean eigenvalue is added to every eigenvalue, so that what the
+few batches did not show costs something too.
 """
 
 from __future__ import annotations

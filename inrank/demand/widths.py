@@ -6,7 +6,7 @@ that goes out of the hidden units: ½ tr(Dᵀ G D C) for D that takes column j a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,8 +65,8 @@ def plan_widths(
         calibration: batches, of which the first 24 are used, in evaluation mode.
         budget: weights of all blocks together, as a share of what they have now, in (0, 1].
         order: `"directions"`: a block gets what `inrank.factorize` would spend on its matrices, all directions of all
-            layers in one order: what a model trained again needs. `"units"`: hidden units as they are in one order: what
-            pruning this one loses least by.
+            layers in one order: what a model trained again needs. `"units"`: hidden units as they are in one order:
+            what pruning this one loses least by.
         least_width: of every block, as far as it has so many.
         batch_loss: of the model and a batch, with a gradient. Default: `model(**batch).loss`.
 

@@ -76,7 +76,7 @@ class FactoredLayer(nn.Module):
 
     @property
     def stored_weight(self) -> Tensor:
-        """`weight` in the shape in which the layer that this one stands for stores it: whoever knew it by that goes on."""
+        """`weight` as the layer that this one stands for stores it: for whoever has known it by that."""
         dense = self.weight
         if self.origin == "Conv1D":
             return dense.mT
