@@ -52,6 +52,7 @@ class Carrier:
         old = dict(optimizer.state.get(self._weight, {}))
         replace_parameters(optimizer, {self._weight: self._factors})
         known = all(self._is_known(key, value) for key, value in old.items())
+        known &= old.get("momentum_buffer") is None or "square_avg" not in old  # RMSprop's is of steps, not gradients
         if old and known:
             for factor, state in zip(self._factors, self._states(old), strict=True):
                 optimizer.state[factor] = state
