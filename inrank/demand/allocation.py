@@ -35,9 +35,7 @@ class Room:
     least_rank: int = 1
 
     def __post_init__(self) -> None:
-        wrong = isinstance(self.budget, bool) or not isinstance(self.budget, int | float) or not 0 < self.budget <= 1
-        if wrong:
-            raise ValueError(f"budget must be a share in (0, 1] of the chosen weights' parameters, got {self.budget!r}")
+        check_budget(self.budget)
         if isinstance(self.least_rank, bool) or not isinstance(self.least_rank, int) or self.least_rank < 1:
             raise ValueError(f"least_rank must be an integer of at least 1, got {self.least_rank!r}")
         for name, (rows, cols) in self.shapes.items():
@@ -72,6 +70,12 @@ class Room:
     def clipped(self, name: str, rank: float) -> int:
         """A rank between the least and break-even."""
         return max(self.least[name], min(int(rank), self.most[name]))
+
+
+def check_budget(budget: object) -> None:
+    """Raise a ValueError unless it is a share in (0, 1]."""
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 1:
+        raise ValueError(f"budget must be a share in (0, 1] of the chosen weights' parameters, got {budget!r}")
 
 
 def largest_rank(rows: int, cols: int) -> int:
