@@ -67,7 +67,7 @@ class Dense:
         self.layers = choose_layers(unwrap(self.model), self.targets, KINDS)
         for name, layer in self.layers.items():
             check_layer(self.model, name, layer)
-            if not bool(torch.isfinite(layer.weight).all()):  # type: ignore[arg-type]
+            if not bool(torch.isfinite(layer.weight).all()):
                 raise ValueError(f"the weight of {name!r} holds NaN or infinity")
         self.shapes = {name: sides(layer) for name, layer in self.layers.items()}
         self.wanted.check(self.shapes)

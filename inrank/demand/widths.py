@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from inrank.demand.allocation import Room, by_demand
+from inrank.demand.allocation import Room, by_demand, check_budget
 from inrank.demand.calibration import BatchLoss, Covariances, calibrate, losses_of, sides, undisturbed
 from inrank.demand.feedforward import FeedForward, feedforwards_of
 from inrank.demand.weighted import weighted
@@ -80,19 +80,18 @@ def plan_widths(
         raise ValueError(f"least_width must be an integer of at least 1, got {least_width!r}")
     blocks = feedforwards_of(model)
     layers = {name: layer for block in blocks for name, layer in block.layers.items()}
-    room = Room({name: sides(layer) for name, layer in layers.items()}, budget)
+    check_budget(budget)
+    most = int(budget * sum(block.width * block.cost for block in blocks))
     least = [min(least_width, block.width) for block in blocks]
-    costs = [block.cost for block in blocks]
-    if (needed := sum(map(_product, zip(least, costs, strict=True)))) > room.parameters:
-        raise ValueError(
-            f"budget {budget:g} holds {room.parameters:,} weights, and width {least_width} takes {needed:,}"
-        )
+    if (needed := _cost(blocks, least)) > most:
+        raise ValueError(f"budget {budget:g} holds {most:,} weights, and width {least_width} takes {needed:,}")
     with undisturbed(model):
         covariances = calibrate(layers, losses_of(model, calibration, batch_loss, None))
     uses = [_uses(block, covariances).cpu() for block in blocks]
     if order == "units":
-        widths = _by_unit(uses, costs, least, room.parameters)
+        widths = _by_unit(blocks, uses, least, most)
     else:
+        room = Room({name: sides(layer) for name, layer in layers.items()}, budget)
         widths = _by_direction(blocks, covariances, room, least)
     return _plan(blocks, uses, broadcast_integers(widths))
 
@@ -141,8 +140,9 @@ def narrow(
     return model
 
 
-def _product(pair: tuple[int, int]) -> int:
-    return pair[0] * pair[1]
+def _cost(blocks: Sequence[FeedForward], widths: Sequence[int]) -> int:
+    """Weights of blocks of these widths."""
+    return sum(width * block.cost for block, width in zip(blocks, widths, strict=True))
 
 
 def _uses(block: FeedForward, covariances: Mapping[str, Covariances]) -> Tensor:
@@ -154,19 +154,19 @@ def _uses(block: FeedForward, covariances: Mapping[str, Covariances]) -> Tensor:
     return seen.inputs.to(weight).diagonal() * through
 
 
-def _by_unit(uses: Sequence[Tensor], costs: Sequence[int], least: Sequence[int], most: int) -> list[int]:
+def _by_unit(blocks: Sequence[FeedForward], uses: Sequence[Tensor], least: Sequence[int], most: int) -> list[int]:
     """All units in one order, by use over cost, as far as the budget goes."""
     widths = list(least)
-    left = most - sum(map(_product, zip(widths, costs, strict=True)))
+    left = most - _cost(blocks, widths)
     gains = [
-        (float(use) / costs[place], place)
+        (float(use) / blocks[place].cost, place)
         for place, each in enumerate(uses)
         for use in each.sort(descending=True).values[least[place] :]
     ]
     for _, place in sorted(gains, key=lambda gain: -gain[0]):
-        left -= costs[place]
+        left -= blocks[place].cost
         if left < 0:
-            break
+            break  # and no cheaper one in its place: widths would fall as the budget rises
         widths[place] += 1
     return widths
 
@@ -182,7 +182,6 @@ def _by_direction(
             weight = weight.double() if weight.device.type in ("cpu", "cuda") else weight.cpu().double()
             demands[name] = weighted(weight, covariances[name]).demands.cpu().numpy()
     ranks = by_demand(room, demands)
-    costs = [block.cost for block in blocks]
     spent = [room.cost({name: ranks[name] for name in block.layers}) / block.cost for block in blocks]
 
     def widths(factor: float) -> list[int]:
@@ -190,12 +189,11 @@ def _by_direction(
         return [max(low, min(int(factor * size + 1e-9), block.width)) for size, low, block in sizes]
 
     low, high = 0.0, max(block.width / size for block, size in zip(blocks, spent, strict=True))
-    if sum(map(_product, zip(widths(high), costs, strict=True))) <= room.parameters:
+    if _cost(blocks, widths(high)) <= room.parameters:
         return widths(high)
     for _ in range(60):
         middle = (low + high) / 2
-        fits = sum(map(_product, zip(widths(middle), costs, strict=True))) <= room.parameters
-        low, high = (middle, high) if fits else (low, middle)
+        low, high = (middle, high) if _cost(blocks, widths(middle)) <= room.parameters else (low, middle)
     return widths(low)
 
 
@@ -207,7 +205,6 @@ def _plan(blocks: Sequence[FeedForward], uses: Sequence[Tensor], widths: Sequenc
         broadcast(on_device)
         units[block.name] = on_device.cpu()
     names = [block.name for block in blocks]
-    kept_weights = sum(width * block.cost for width, block in zip(widths, blocks, strict=True))
-    dense = sum(block.width * block.cost for block in blocks)
     full = {block.name: block.width for block in blocks}
-    return WidthPlan(dict(zip(names, widths, strict=True)), full, units, kept_weights / dense)
+    share = _cost(blocks, widths) / _cost(blocks, list(full.values()))
+    return WidthPlan(dict(zip(names, widths, strict=True)), full, units, share)
