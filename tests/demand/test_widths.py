@@ -22,7 +22,9 @@ def vit() -> Any:
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=5))
+    return ViTForImageClassification(
+        ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=5, problem_type="single_label_classification")
+    )
 
 
 def images() -> list[dict[str, torch.Tensor]]:
