@@ -81,7 +81,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     try:
         for module in model.modules():  # cuDNN has no backward pass of a recurrent layer in evaluation mode
             module.training = isinstance(module, nn.RNNBase) and module.training
-        yield
+        with torch.compiler.set_stance("force_eager"):  # compiled code does not see new hooks
+            yield
     finally:
         surroundings.restore()
 

@@ -57,17 +57,17 @@ class Dense:
     gain: Gain = "match"
     factor_lr: float = 1.0
     schedulers: Sequence[Any] = ()
-    layers: dict[str, nn.Module] = field(init=False)
+    layers: dict[str, Any] = field(init=False)
     shapes: dict[str, tuple[int, int]] = field(init=False)
 
     def __post_init__(self) -> None:
         if isinstance(getattr(self.model, "_orig_mod", self.model), nn.parallel.DistributedDataParallel):
             raise ValueError("model is in DistributedDataParallel: factorize model.module and wrap it anew")
         check_gain(self.gain)
-        self.layers = choose_layers(unwrap(self.model), self.targets, KINDS)
+        self.layers = dict(choose_layers(unwrap(self.model), self.targets, KINDS))
         for name, layer in self.layers.items():
             check_layer(self.model, name, layer)
-            if not bool(torch.isfinite(layer.weight).all()):
+            if not bool(torch.isfinite(matrix_of(layer)).all()):
                 raise ValueError(f"the weight of {name!r} holds NaN or infinity")
         self.shapes = {name: sides(layer) for name, layer in self.layers.items()}
         self.wanted.check(self.shapes)
@@ -75,7 +75,7 @@ class Dense:
             self.optimizer = unwrap_optimizer(self.optimizer, INSTEAD)
             held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
             for name, layer in self.layers.items():
-                if layer.weight.requires_grad and id(layer.weight) not in held:  # type: ignore[union-attr]
+                if layer.weight.requires_grad and id(layer.weight) not in held:
                     raise ValueError(f"optimizer does not hold '{name}.weight'")
         check_factor_rate(self.factor_lr, self.optimizer, self.schedulers)
 

@@ -374,3 +374,18 @@ def test_the_rest_of_a_model_that_was_converted_is_factorized_beside_it() -> Non
     report = factorize(model, targets="*.h.1.mlp.*", budget=0.5, calibration=text_batches())
     assert list(report.ranks) == MLP[2:]
     assert list(factorize(model).ranks) == MLP[:2]  # Algorithm 3
+
+
+@pytest.mark.slow
+def test_a_compiled_model_is_calibrated_and_goes_on_compiled() -> None:
+    losses = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        model, _ = trained_gpt2(0)
+        optimizer = AdamW(model.parameters(), lr=5e-3)
+        called = torch.compile(model, backend="eager") if compiled else model
+        own = [text_step(called, optimizer, step) for step in range(3)]
+        factorize(called, optimizer, budget=0.5, calibration=text_batches())
+        losses.append(own + [text_step(called, optimizer, step) for step in range(3)])
+    torch._dynamo.reset()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
