@@ -377,6 +377,7 @@ def test_the_rest_of_a_model_that_was_converted_is_factorized_beside_it() -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's tracer hides its own warning, but not from "error"
 def test_a_compiled_model_is_calibrated_and_goes_on_compiled() -> None:
     losses = []
     for compiled in (False, True):
