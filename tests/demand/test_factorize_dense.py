@@ -390,3 +390,45 @@ def test_a_compiled_model_is_calibrated_and_goes_on_compiled() -> None:
         losses.append(own + [text_step(called, optimizer, step) for step in range(3)])
     torch._dynamo.reset()
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+def test_a_factorized_model_is_saved_read_and_pickled(tmp_path: Any) -> None:
+    from inrank import from_pretrained
+
+    model, _ = trained_gpt2(2)
+    factorize(model.eval(), budget=0.5, calibration=text_batches())
+    expected = model(**text_batches()[0]).logits
+    model.save_pretrained(tmp_path / "saved")
+    torch.save(model, tmp_path / "whole.pt")
+    for again in (from_pretrained(tmp_path / "saved"), torch.load(tmp_path / "whole.pt", weights_only=False)):
+        torch.testing.assert_close(again(**text_batches()[0]).logits, expected, rtol=0, atol=0)
+
+
+def test_a_run_is_taken_up_across_the_factorization(tmp_path: Any) -> None:
+    """Attached to the dense model as at the start, factorized to the same ranks, loaded: one run without a break."""
+
+    def train(model: Any, optimizer: Optimizer, tracker: Any, first: int, last: int) -> dict[str, int]:
+        for step in range(first, last):
+            if step == 2:
+                factorize(model, optimizer, budget=0.5, calibration=text_batches(), tracker=tracker)
+            text_step(model, optimizer, step)
+        return {name: model.get_submodule(name).rank for name in MLP}
+
+    spectra = []
+    for kind in ("whole", "halves"):
+        model, optimizer = trained_gpt2(0)
+        options: dict[str, Any] = {"every": 1, "tensorboard": False, "strict": True}
+        with attach(model, optimizer, tmp_path / kind, **options) as tracker:
+            ranks = train(model, optimizer, tracker, 0, 6 if kind == "whole" else 4)
+        if kind == "halves":
+            saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+            model, optimizer = trained_gpt2(0)
+            with attach(model, optimizer, tmp_path / kind, resume=4, **options) as tracker:
+                factorize(model, optimizer, ranks=ranks)
+                model.load_state_dict(saved[0])
+                optimizer.load_state_dict(saved[1])
+                train(model, optimizer, tracker, 4, 6)
+        run = open_run(tmp_path / kind)
+        spectra.append([run.singular_values(f"{name}.weight").to_numpy() for name in MLP])
+        assert len(spectra[-1][0]) == 6
+    np.testing.assert_array_equal(spectra[0], spectra[1])
