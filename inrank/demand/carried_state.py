@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from inrank.demand.weighted import exact
 from inrank.growth import replace_parameters
 
 _LINEAR = ("exp_avg", "momentum_buffer", "grad_avg")
@@ -36,7 +37,7 @@ class Carrier:
 
     def __init__(self, weight: nn.Parameter, orient: Orient, U: nn.Parameter, V: nn.Parameter, gain: float) -> None:
         self._weight, self._orient, self._factors, self._gain = weight, orient, (U, V), gain
-        self._left, self._right = U.detach().double(), V.detach().double()
+        self._left, self._right = exact(U), exact(V)
 
     @torch.no_grad()
     def gradient(self) -> None:
@@ -44,7 +45,7 @@ class Carrier:
         if self._weight.grad is None:
             return
         for factor, value in zip(self._factors, self._linear(self._weight.grad), strict=True):
-            factor.grad = value.to(factor.dtype)
+            factor.grad = value.to(factor)
 
     @torch.no_grad()
     def state(self, optimizer: Optimizer) -> bool:
@@ -69,7 +70,7 @@ class Carrier:
         for key, value in old.items():
             if isinstance(value, Tensor) and key not in _COUNTERS:
                 pair = self._linear(value) if key in _LINEAR else self._squared(value)
-                left[key], right[key] = (each.to(value.dtype).contiguous() for each in pair)
+                left[key], right[key] = (each.to(value).contiguous() for each in pair)
             else:
                 left[key], right[key] = (value.clone() if isinstance(value, Tensor) else value for _ in range(2))
         return left, right

@@ -16,8 +16,8 @@ from inrank.demand.calibration import BatchLoss, Losses, calibrate, losses_of, m
 from inrank.demand.carried_state import Carrier
 from inrank.demand.choosing_ranks import Wanted, loss_ranks, ranks_for
 from inrank.demand.factor_groups import check_factor_rate, split_off
-from inrank.demand.weighted import Decomposed, plain, weighted
-from inrank.growth import INSTEAD, Factorization, Factorized, broadcast, broadcast_integers
+from inrank.demand.weighted import Decomposed, exact, plain, weighted
+from inrank.growth import INSTEAD, Factorization, Factorized, broadcast, broadcast_integers, meeting_device
 from inrank.layers import (
     Gain,
     LowRankLinear,
@@ -128,9 +128,9 @@ def _plan(asked: Dense, losses: Losses, shown: Losses, has_batches: bool) -> _Pl
         raise ValueError(f"calibration: {what} needs batches (or a loss): give some")
     before = mean_loss(shown)
     covariances = calibrate(asked.layers, losses) if metric else {}
-    exact = {name: _exact(matrix_of(layer)) for name, layer in asked.layers.items()}
-    usual = {name: plain(weight) for name, weight in exact.items()}
-    under = {name: weighted(exact[name], each) for name, each in covariances.items()}
+    whole = {name: exact(matrix_of(layer)) for name, layer in asked.layers.items()}
+    usual = {name: plain(weight) for name, weight in whole.items()}
+    under = {name: weighted(whole[name], each) for name, each in covariances.items()}
     by_loss = partial(loss_ranks, asked.model, asked.layers, partial(mean_loss, losses), wanted.tolerance)
     ranks = ranks_for(wanted, asked.shapes, usual, under, by_loss)
     ranks = dict(zip(ranks, broadcast_integers(list(ranks.values())), strict=True))
@@ -142,12 +142,6 @@ def _plan(asked: Dense, losses: Losses, shown: Losses, has_batches: bool) -> _Pl
         tried = {kind: _loss_with(asked.layers, candidates[kind], ranks, losses) for kind in candidates}
         chosen = "weighted" if tried["weighted"] <= tried["plain"] else "plain"
     return _Plan(ranks, chosen, candidates[chosen], before)
-
-
-def _exact(weight: Tensor) -> Tensor:
-    """In float64, on the CPU where the device has none."""
-    weight = weight.detach()
-    return weight.double() if weight.device.type in ("cpu", "cuda") else weight.cpu().double()
 
 
 @torch.no_grad()
@@ -173,16 +167,16 @@ def _exchange(asked: Dense, name: str, plan: _Plan) -> tuple[Factorized, bool]:
     """One layer; whether its optimizer state went along."""
     layer, rank = asked.layers[name], plan.ranks[name]
     weight: Any = layer.weight
-    dense = _exact(matrix_of(layer))
+    dense = exact(matrix_of(layer))
     left, values, right = plan.decomposed[name].truncated(rank)
     total = float(values.sum())
     chosen = matching_gain(*asked.shapes[name], total, total) if asked.gain == "match" else float(asked.gain)
     root = (values / chosen).sqrt()
     U, V = ((left * root).to(weight).contiguous(), (root[:, None] * right).to(weight).contiguous())
-    exact = torch.tensor(chosen, dtype=torch.float64, device=U.device)
-    broadcast(U, V, exact)
+    agreed = torch.tensor(chosen, dtype=torch.float64, device=meeting_device())
+    broadcast(U, V, agreed)
     origin = Origin(kind_of(layer), convolution_of(layer))
-    factored = LowRankLinear.take_over(layer, U, V, gain=float(exact), origin=origin)
+    factored = LowRankLinear.take_over(layer, U, V, gain=float(agreed), origin=origin)
     carrier = Carrier(weight, partial(_oriented, origin.name), factored.U, factored.V, factored.gain)
     carrier.gradient()
     carried = asked.optimizer is None or carrier.state(asked.optimizer)

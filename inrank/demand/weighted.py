@@ -50,6 +50,12 @@ class Decomposed:
         return left_basis @ inner_left, values, inner_right @ right_basis.mT
 
 
+def exact(weight: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none."""
+    weight = weight.detach()
+    return weight.double() if weight.device.type in ("cpu", "cuda") else weight.cpu().double()
+
+
 def plain(weight: Tensor) -> Decomposed:
     """The ordinary SVD; weight in float64."""
     left, values, right = torch.linalg.svd(weight, full_matrices=False)

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from inrank.demand.allocation import Room, by_demand, check_budget
 from inrank.demand.calibration import BatchLoss, Covariances, calibrate, losses_of, sides, undisturbed
 from inrank.demand.feedforward import FeedForward, feedforwards_of
-from inrank.demand.weighted import weighted
+from inrank.demand.weighted import exact, weighted
 from inrank.growth import broadcast, broadcast_integers
 from inrank.layers import matrix_of
 from inrank_monitor.matrices import unwrap
@@ -148,8 +148,7 @@ def _cost(blocks: Sequence[FeedForward], widths: Sequence[int]) -> int:
 def _uses(block: FeedForward, covariances: Mapping[str, Covariances]) -> Tensor:
     """What each hidden unit does for the loss, (width,), in float64."""
     name, layer = block.out_of
-    weight, seen = matrix_of(layer).detach(), covariances[name]
-    weight = weight.double() if weight.device.type in ("cpu", "cuda") else weight.cpu().double()
+    weight, seen = exact(matrix_of(layer)), covariances[name]
     through = (weight * (seen.outputs.to(weight) @ weight)).sum(0)
     return seen.inputs.to(weight).diagonal() * through
 
@@ -178,9 +177,7 @@ def _by_direction(
     demands = {}
     for block in blocks:
         for name, layer in block.layers.items():
-            weight = matrix_of(layer).detach()
-            weight = weight.double() if weight.device.type in ("cpu", "cuda") else weight.cpu().double()
-            demands[name] = weighted(weight, covariances[name]).demands.cpu().numpy()
+            demands[name] = weighted(exact(matrix_of(layer)), covariances[name]).demands.cpu().numpy()
     ranks = by_demand(room, demands)
     spent = [room.cost({name: ranks[name] for name in block.layers}) / block.cost for block in blocks]
 

@@ -75,3 +75,14 @@ def image_batches(count: int = 3, dtype: torch.dtype = torch.float64) -> list[Ba
 def image_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Of one batch."""
     return cross_entropy(model(batch[0]), batch[1])
+
+
+def trained_small() -> tuple[Small, torch.optim.AdamW]:
+    """A `Small` in float64 after a step a batch."""
+    model = Small().double()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for batch in image_batches():
+        optimizer.zero_grad()
+        image_loss(model, batch).backward()
+        optimizer.step()
+    return model, optimizer
