@@ -127,8 +127,9 @@ def show_state(page: Page, every: bool) -> None:
     """Which run (or every chosen run), how far it is, by which rule; and what could not be read."""
     for name, problem in page.problems.items():
         st.error(plain(f"{name} cannot be opened: {problem}"), icon=":material/error:")
-    for run in list(page.runs.values()) if every else [page.run]:
-        _show_state(run.tables(page.rule))
+    with st.container(key="state", gap="xxsmall"):
+        for run in list(page.runs.values()) if every else [page.run]:
+            _show_state(run.tables(page.rule))
 
 
 def _show_state(state: RunState) -> None:

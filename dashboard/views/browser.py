@@ -1,0 +1,23 @@
+"""What the page needs of the browser beside Streamlit's own: `page.js` says what, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+_PAGE = st.components.v2.component(
+    "inrank_page", js=Path(__file__).with_name("page.js").read_text(encoding="utf-8"), isolate_styles=False
+)
+
+
+def listen() -> None:
+    """Begin, before anything is drawn that a reader can change."""
+    with st.container(key="page"):
+        answer = _PAGE(key="page listener", data={}, default={"by_key": False}, on_by_key_change=lambda: None)
+    st.session_state["by_key"] = bool(answer.get("by_key"))
+
+
+def chosen_by_key() -> bool:
+    """Whether the cells of tables are walked through by key now, and not clicked."""
+    return bool(st.session_state.get("by_key"))
