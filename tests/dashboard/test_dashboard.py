@@ -545,4 +545,4 @@ def test_a_run_that_did_not_measure_it_does_not_offer_it(run: Any) -> None:
     app = show("Rank evolution")
     offered = next(box for box in app.selectbox if box.label == "Quantity").options
     assert not any("of W" in option or "overlap" in option for option in offered)
-    assert "Spectrum of" not in [radio.label for radio in show("Spectrum evolution").radio]
+    assert "Spectrum of" not in [box.label for box in show("Spectrum evolution").selectbox]
