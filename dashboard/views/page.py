@@ -191,7 +191,7 @@ def show_figure(figure: go.Figure, key: str, alt: str, *, link: str = "", clicks
 def page_of(figure: go.Figure) -> str:
     """The figure as one HTML file that opens offline, on white."""
     white = go.Figure(figure).update_layout(paper_bgcolor="white", plot_bgcolor="white")
-    return str(white.to_html(include_plotlyjs=True, full_html=True))
+    return str(white.to_html(include_plotlyjs=True, full_html=True, config={"showSendToCloud": False}))
 
 
 def show_table(table: pd.DataFrame, key: str, alt: str, **options: object) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from helpers.dashboard_browser import drawn, open_view, place, serving, settle, streamlit, until, url, visit
+from helpers.dashboard_widgets import select
 
 from inrank_monitor import open_run
 from inrank_monitor.advice import advise, lora_config
@@ -170,7 +171,7 @@ def test_a_shared_address_opens_the_same_view_with_the_same_choices(browser: Any
     live.end()
     with serving(*streamlit("--", str(live.directory.parent))) as address:
         page = visit(browser, f"{address}/rank-evolution")
-        page.get_by_text("block", exact=True).first.click()
+        select("Colour by", "block")(page)
         settle(page)
         page.locator("[data-testid=stSlider] input").first.press("ArrowLeft")
         page.wait_for_url("**alpha=0.89**")

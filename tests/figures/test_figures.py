@@ -80,7 +80,7 @@ def test_a_shared_null_rank_is_one_neutral_line_and_an_own_one_has_its_matrix_co
     assert sorted(trace.y[0] for trace in dashed) == [16, 17]
     assert len({trace.line.color for trace in dashed}) == 1
     own = rank_evolution(table(null=(16, 17, 18, 19)))
-    for trace, name in zip([t for t in own.data if t.line.dash == "dash"], NAMES, strict=True):
+    for trace, name in zip([t for t in own.data if t.line.dash == "dash" and t.meta], NAMES, strict=True):
         assert trace.line.color == line_of(own, name).line.color
 
 
