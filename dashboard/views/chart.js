@@ -96,7 +96,7 @@ class Chart {
     this.cursor.style.display = inside ? "block" : "none";
     if (!inside) return;
     const { l, t } = layout._size;
-    Object.assign(this.cursor.style, { left: `${l + at}px`, top: `${t}px`, height: `${layout._size.h}px` });
+    Object.assign(this.cursor.style, { left: `${l + at}px`, top: `${t + STRIP}px`, height: `${layout._size.h}px` });
   }
 
   // Labels of a logarithmic axis that would lie over one another: powers of ten stay before what lies between them.

@@ -66,7 +66,8 @@ def add_matrix_lines(
             colour, marker = next((look[0], look[2]) for look in looks.values() if look[3] == group)
             legend_entry(figure, plotly_text(label), plotly_text(group), line={"color": colour, "width": 3})
         if len(labels) < len(tables):
-            figure.update_layout(legend_title_text="fainter: earlier in the model")
+            title = {"text": "fainter: earlier in the model", "side": "top", "font": {"size": 12}}
+            figure.update_layout(legend_title=title)
     if (len(tables) if groups is None else len({look[3] for look in looks.values()})) > 8:
         side_legend(figure)
     return {name: rgba(look[0], look[1]) for name, look in looks.items()}
