@@ -38,7 +38,7 @@ def main() -> None:
     """Draw the page."""
     st.set_page_config(page_title="InRank Monitor", layout="wide")
     st.html(STYLE)
-    browser.listen()
+    browser.listen(restorable="folder" not in st.session_state)
     folder = start.find_folder()
     if folder is None or not folder.names():
         start.explain(folder)

@@ -11,10 +11,19 @@ _PAGE = st.components.v2.component(
 )
 
 
-def listen() -> None:
-    """Begin, before anything is drawn that a reader can change."""
+def listen(restorable: bool) -> None:
+    """Begin, before anything is drawn that a reader can change.
+
+    Args:
+        restorable: whether the address says all that is needed to load the page again, as the browser's Back may do.
+    """
     with st.container(key="page"):
-        answer = _PAGE(key="page listener", data={}, default={"by_key": False}, on_by_key_change=lambda: None)
+        answer = _PAGE(
+            key="page listener",
+            data={"restorable": restorable},
+            default={"by_key": False},
+            on_by_key_change=lambda: None,
+        )
     st.session_state["by_key"] = bool(answer.get("by_key"))
 
 

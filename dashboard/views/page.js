@@ -10,15 +10,27 @@ function keepHistory() {
   const push = history.pushState.bind(history);
   const replace = history.replaceState.bind(history);
   let acted = false; // the reader has done something that the address does not tell yet
+  let shown = new URL(location.href);
   const write = (state, title, address) => {
     const other = new URL(address ?? location.href, location.href).href !== location.href;
     (other && acted ? push : replace)(state, title, address);
     if (other) acted = false;
+    shown = new URL(location.href);
   };
   history.pushState = write;
   history.replaceState = write;
   for (const act of ACTS) window.addEventListener(act, () => (acted = true), true);
-  window.addEventListener("popstate", () => (acted = false), true);
+  const turned = (event) => {
+    acted = false;
+    const before = shown;
+    shown = new URL(location.href);
+    if (!restorable || before.pathname !== shown.pathname) return;
+    // Streamlit takes back what the address says otherwise, but leaves a control where it says nothing of it any more.
+    if ([...before.searchParams.keys()].every((name) => shown.searchParams.has(name))) return;
+    event.stopImmediatePropagation();
+    location.reload();
+  };
+  window.addEventListener("popstate", turned, true);
   dropFirstEntry(replace);
 }
 
@@ -35,6 +47,7 @@ function dropFirstEntry(replace) {
   history.back();
 }
 
+let restorable = true; // the address says all, so that the page can be loaded from it
 let tell = () => {};
 let byKey = false;
 
@@ -49,8 +62,9 @@ function noteKeys() {
   window.addEventListener("pointerdown", note(false), true);
 }
 
-export default function ({ setStateValue }) {
+export default function ({ data, setStateValue }) {
   tell = setStateValue;
+  restorable = data.restorable;
   if (window.inrankPage) return;
   window.inrankPage = true;
   keepHistory();

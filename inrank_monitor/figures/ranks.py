@@ -105,9 +105,7 @@ def _add_null_lines(figure: go.Figure, tables: Mapping[str, pd.DataFrame], colou
             hoverinfo="skip" if len(tables) <= FEW_LINES else None,  # each line tells its own
         )
     if own:
-        legend_entry(
-            figure, entry, "null rank", showlegend=True, line={"dash": "dash", "width": 1.5, "color": NEUTRAL}
-        )
+        legend_entry(figure, entry, "null rank", showlegend=True, line={"dash": "dash", "width": 1.5, "color": NEUTRAL})
 
 
 def _add_growth(

@@ -50,7 +50,7 @@ def test_the_first_chart_is_above_the_fold_and_no_word_is_cut_covered_or_faint(
         page.wait_for_timeout(300)  # fonts, and the labels that are thinned after them
         drawn = figures(page)
         top = drawn[0]["box"][1] if drawn else page.locator("[data-testid=stDataFrame]").bounding_box()["y"]
-        if top > height * 0.4:
+        if top > height * 0.5:
             faults.append(f"{view}: what it shows begins {top:.0f} pixels down")
         if len({round(edge / 30) for edge in lower_edges_of_controls(page)}) > 1:
             faults.append(f"{view}: controls end at {lower_edges_of_controls(page)}")
