@@ -20,6 +20,7 @@ from inrank_monitor.report import overview_table
 from inrank_monitor.runs import RunState
 from views.choices import URL, choose_matrix, choose_step, control_row, log_steps_switch, switches
 from views.page import Page, caption, code, explain, plain, show_figure, show_table
+from views.rules import show_rules
 from views.spectra import null_spectrum, present_ranks, shape, spectrum_size
 from views.summary import places_of
 
@@ -58,6 +59,7 @@ def show(page: Page, choice: Choice) -> None:
     with right:
         _ratio(page, choice)
         _ranks(page, choice)
+    show_rules(page, choice.matrix, choice.step)
     _events(page.state, choice.matrix)
 
 

@@ -15,7 +15,7 @@ from helpers.made_runs import make_run, names_of
 pytestmark = pytest.mark.slow
 VIEWS = {
     "Overview": 2,
-    "Matrix": 4,
+    "Matrix": 6,
     "Rank evolution": 1,
     "Spectrum density": 1,
     "Spectrum evolution": 2,

@@ -7,7 +7,10 @@ from typing import Any
 
 # Of every figure its box, its texts (box, fill), the boxes of its buttons, and the looks of its legend's entries.
 _LOOK = """() => [...document.querySelectorAll('.js-plotly-plot')].map(plot => {
-  const box = one => { const {left, top, right, bottom} = one.getBoundingClientRect(); return [left, top, right, bottom]; };
+  const box = one => {
+    const { left, top, right, bottom } = one.getBoundingClientRect();
+    return [left, top, right, bottom];
+  };
   const seen = [...plot.querySelectorAll('svg.main-svg text')].filter(one =>
     one.textContent.trim() && !one.closest('.hoverlayer') && getComputedStyle(one).visibility !== 'hidden');
   const entry = one => {

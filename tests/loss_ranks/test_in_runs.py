@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.run_files import info, loss_ranks, write_run
+from helpers.run_files import info, loss_curve, loss_ranks, write_run
 from torch import nn
 
 from inrank_monitor import SpectrumTracker, attach, open_run, ranks_by_loss
@@ -143,7 +143,7 @@ def test_a_number_that_is_taken_is_left_alone(tmp_path: Path) -> None:
     write_run(tmp_path / "run", range(1, 3))
     write_json(tmp_path / "run" / "run.json", info((0, None), (4, 1)))  # as of one that has written nothing yet
     (tmp_path / "run" / "loss_ranks-005.arrows").write_bytes(b"")
-    saved_in(tmp_path / "run", loss_ranks(9))
+    saved_in(tmp_path / "run", loss_ranks(9), loss_curve(9))
     assert sorted(file.name for file in (tmp_path / "run").glob("loss_ranks-*")) == [
         "loss_ranks-000.arrows",
         "loss_ranks-005.arrows",
@@ -165,7 +165,7 @@ def test_a_process_killed_in_the_midst_leaves_the_run_as_it_was(tmp_path: Path) 
 
 def test_a_torn_result_is_left_out_and_said(tmp_path: Path) -> None:
     write_run(tmp_path / "run", range(1, 2))
-    saved_in(tmp_path / "run", loss_ranks(7))
+    saved_in(tmp_path / "run", loss_ranks(7), loss_curve(7))
     path = tmp_path / "run" / "loss_ranks-001.arrows"
     path.write_bytes(path.read_bytes()[:-9])
     run = open_run(tmp_path / "run")
