@@ -77,7 +77,8 @@ def show(page: Page, choice: Choice) -> None:
     state = page.state
     table = page.run.read(lambda run: advice_table(run, state.measurements, choice.rank_from))
     total = savings(table)
-    first, second, third = st.columns(3)
+    with st.container(key="savings"):
+        first, second, third = st.columns(3)
     first.metric("Matrices where factors save", f"{total['matrices']} of {len(table)}")
     second.metric(
         "Parameters that need not be trained",

@@ -20,7 +20,7 @@ from inrank_monitor.figures.style import (
 )
 from inrank_monitor.figures.tables import geometric
 
-MOST_POINTS = 600
+MOST_POINTS, HEIGHT = 600, 560  # the legend has a line a rule
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "hexagon", "x")
 
 
@@ -49,7 +49,7 @@ def spectrum_with_ranks(
     values = values[np.isfinite(values) & (values > 0)]
     if not len(values):
         return empty_figure("no update to draw: all singular values are 0 or not finite", title)
-    figure = new_figure(title, "index i of σ", "singular value σ of ΔW")
+    figure = new_figure(title, "index i of σ", "singular value σ of ΔW", HEIGHT)
     _add_values(figure, values, "σ of ΔW", {"color": STRENGTH, "width": 2})
     if null is not None and len(null):
         scale = np.sqrt(np.square(values).sum() / np.square(np.asarray(null)[: len(values)]).sum())
@@ -91,13 +91,13 @@ def _add_values(figure: go.Figure, values: np.ndarray, name: str, line: dict[str
 
 
 def _mark(figure: go.Figure, ranks: Mapping[str, float], heights: Mapping[str, float], told: str) -> None:
-    """A marker for each rule; no colour of the lines is among them."""
+    """A marker for each rule, where there is a curve to set it on; no colour of the lines is among them."""
     for place, (rule, rank) in enumerate(ranks.items()):
-        known = bool(np.isfinite(rank))
-        words = f"{rank:.4g}" if known else "not known"
+        words = f"{rank:.3g}" if np.isfinite(rank) else "not known"
+        shown = rank >= 1 and np.isfinite(heights[rule])
         figure.add_scatter(
-            x=[rank] if known and rank >= 1 else [None],
-            y=[heights[rule]] if known and rank >= 1 else [None],
+            x=[rank if shown else None],
+            y=[heights[rule] if shown else None],
             mode="markers",
             marker={
                 "symbol": _SYMBOLS[place % len(_SYMBOLS)],
@@ -115,8 +115,8 @@ def loss_against_rank(
 ) -> go.Figure:
     """The loss with one rank for all matrices, against that rank, and the ranks of the rules on it.
 
-    Only what was evaluated is a point; a mark between two points lies on the line between them. Points off the line
-    are evaluations at ranks of each matrix's own, at their mean.
+    Only what was evaluated is a point; a mark between two points lies on the line between them, and a rank outside of
+    them is in the legend alone. Points off the line are evaluations at ranks of each matrix's own, at their mean.
 
     Args:
         curve: rows of one result of `run.loss_curve`, in the order of evaluation: the first is the model as it is.
@@ -129,7 +129,7 @@ def loss_against_rank(
     alike = alike[alike["rank"] > 0]
     if not len(alike):
         return empty_figure("no evaluation of the loss is kept: ranks_by_loss takes and keeps them")
-    figure = new_figure("", f"rank of {of}", "loss")
+    figure = new_figure("", f"rank of {of}", "loss", HEIGHT)
     x, y = alike["rank"].to_numpy(dtype=float), alike["loss"].to_numpy(dtype=float)
     figure.add_scatter(
         x=x,
@@ -158,6 +158,7 @@ def loss_against_rank(
             name=f"the loss as it is + {tolerance:g}",
             hoverinfo="skip",
         )
-    _mark(figure, ranks, {rule: float(np.interp(rank, x, y)) for rule, rank in ranks.items()}, "loss %{y:.5~g}")
+    heights = {rule: float(np.interp(rank, x, y, left=np.nan, right=np.nan)) for rule, rank in ranks.items()}
+    _mark(figure, ranks, heights, "loss %{y:.5~g}")
     figure.update_xaxes(**logarithmic(x))
     return figure

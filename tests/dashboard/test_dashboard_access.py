@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helpers.dashboard_browser import drawn, place, serving, settle, streamlit, until, url, visit
+from helpers.dashboard_browser import place, serving, settle, streamlit, until, url, visit
 from helpers.dashboard_widgets import select, write
 from helpers.made_runs import make_run, names_of
 
@@ -111,29 +111,27 @@ def test_keys_walk_through_the_table_and_enter_opens_what_is_chosen(browser: Any
 
 def test_back_undoes_one_change_of_a_control_after_the_other(browser: Any, address: str) -> None:
     page = visit(browser, f"{address}/?run=first")
-    until(lambda: scale(page) == "rank over null rank")
+    coloured_by(page, "rank over null rank")
     select("Colour", "stable rank")(page)
-    until(lambda: scale(page) == "stable rank")
+    coloured_by(page, "stable rank")
     select("Colour", "effective rank")(page)
-    until(lambda: scale(page) == "effective rank")
+    coloured_by(page, "effective rank")
     write("Filter", "h.1*")(page)
     until(lambda: "filter=" in url(page))
     settle(page)
     page.go_back()
-    until(
-        lambda: (
-            page.locator("[data-testid=stTextInput] input").first.input_value() == ""
-            and scale(page) == "effective rank"
-        )
-    )
+    page.wait_for_function("document.querySelector('[data-testid=stTextInput] input')?.value === ''")
+    coloured_by(page, "effective rank")
     page.go_back()
-    until(lambda: scale(page) == "stable rank")
+    coloured_by(page, "stable rank")
     page.go_back()
-    until(lambda: scale(page) == "rank over null rank")
+    coloured_by(page, "rank over null rank")
     page.close()
 
 
-def scale(page: Any) -> str:
-    """What the map is coloured by."""
-    figures = [figure for figure in drawn(page) if figure["traces"]]
-    return str(figures[0]["traces"][0]["scale"]) if figures else ""
+def coloured_by(page: Any, quantity: str) -> None:
+    """Wait until the map shows a quantity."""
+    page.wait_for_function(
+        "title => document.querySelector('.js-plotly-plot')?._fullData?.[0]?.colorbar?.title?.text === title",
+        arg=quantity,
+    )

@@ -15,9 +15,11 @@ from helpers.tables import NAMES, STEPS, spectra, table
 
 from inrank_monitor.figures import (
     CAPTIONS,
+    depth_map,
     explained_ratio_curve,
     explained_ratio_evolution,
     families,
+    loss_against_rank,
     loss_curve,
     rank_evolution,
     rank_heatmap,
@@ -25,6 +27,7 @@ from inrank_monitor.figures import (
     short_names,
     spectrum_density,
     spectrum_evolution,
+    spectrum_with_ranks,
 )
 from inrank_monitor.figures.kernel import bandwidth, density
 from inrank_monitor.figures.tables import geometric, spread, thin
@@ -416,7 +419,8 @@ def test_short_names_are_distinct_and_representatives_span_families_and_depth() 
 
 
 def test_captions_are_two_lines_for_each_figure() -> None:
-    drawn = [rank_evolution, rank_heatmap, explained_ratio_evolution, spectrum_evolution, spectrum_density]
+    drawn = [depth_map, rank_evolution, rank_heatmap, explained_ratio_evolution, spectrum_evolution, spectrum_density]
+    drawn += [spectrum_with_ranks, loss_against_rank]
     assert set(CAPTIONS) == {function.__name__ for function in [*drawn, explained_ratio_curve, loss_curve]}
     assert all(caption.look and caption.conclude for caption in CAPTIONS.values())
 
