@@ -16,7 +16,7 @@ import torch
 from helpers.run_files import info, loss_curve, loss_ranks, write_run
 from torch import nn
 
-from inrank_monitor import SpectrumTracker, attach, open_run, ranks_by_loss
+from inrank_monitor import SpectrumTracker, attach, loss_at_ranks, open_run, ranks_by_loss
 from inrank_monitor.loss_ranks.saving import saved_in
 from inrank_monitor.report import matrix_table, report_table
 from inrank_monitor.runs import write_json
@@ -122,6 +122,37 @@ def test_a_finished_run_gets_results_of_its_own_streams_and_can_be_taken_up(tmp_
     again.close()
     run.refresh()
     assert list(run.loss_ranks["step"]) == [8, 8, 9, 9]  # what was past the seventh step counts no more
+    assert run.problems == []
+
+
+def test_every_evaluation_is_kept_with_the_result_and_is_the_loss_at_these_ranks(tmp_path: Path) -> None:
+    model, optimizer, loss, tracker = training(tmp_path / "run")
+    steps(optimizer, loss, 10, lambda: None)
+    live = tracker.ranks_by_loss(loss, 1e-4, 30)
+    tracker.close()
+    run = open_run(tmp_path / "run")
+    assert list(run.loss_curve["loss"]) == [point.loss for point in live.curve]
+    found = ranks_by_loss(model, run, loss, 1e-4, 30)
+    run.refresh()
+    curve = run.loss_curve[run.loss_curve["time"] == found.time]
+    assert len(curve) == found.evaluations - 1  # the model as it is was evaluated twice
+    assert set(curve["step"]) == {10}
+    assert curve["loss"].iloc[0] == found.loss
+    assert found.loss_at_ranks in set(curve["loss"])
+    alike = curve[curve["uniform_rank"].notna()]
+    assert len(alike) >= 3
+    for rank, value in zip(alike["uniform_rank"], alike["loss"], strict=True):
+        assert loss_at_ranks(model, run, loss, int(rank)) == pytest.approx(value)
+    assert run.loss_curve.columns.tolist() == ["step", "time", "mean_rank", "uniform_rank", "loss"]
+
+
+def test_results_of_versions_that_kept_no_evaluations_are_read(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    for file in (tmp_path / "run").glob("loss_curve-*"):
+        file.unlink()
+    run = open_run(tmp_path / "run")
+    assert run.loss_curve.empty
+    assert len(run.loss_ranks) == 6
     assert run.problems == []
 
 
