@@ -7,11 +7,13 @@ inrank-monitor dashboard DIRECTORY_OF_RUNS
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 
 import streamlit as st
 from views import (
     advice,
+    browser,
     compare,
     density,
     explained,
@@ -27,11 +29,7 @@ from views.choices import choose_rule, choose_runs
 from views.page import Page, folded_into, live_runs, refusals, show_state
 
 REFRESH_SECONDS = 3
-# Room for the first chart: Streamlit leaves six rem above a page and five beside it.
-_STYLE = """<style>
-.stMainBlockContainer { padding: 4rem min(2.5rem, 4vw) 3rem; }
-.stMainBlockContainer h2 { font-size: 1.5rem; padding: 0.2rem 0; }
-</style>"""
+STYLE = Path(__file__).with_name("views") / "style.css"
 MODULES = (runs, overview, matrix, rank_evolution, density, spectrum_evolution, explained, compare, advice)
 VIEWS: dict[str, ModuleType] = dict(zip(navigation.VIEWS, MODULES, strict=True))
 
@@ -39,6 +37,8 @@ VIEWS: dict[str, ModuleType] = dict(zip(navigation.VIEWS, MODULES, strict=True))
 def main() -> None:
     """Draw the page."""
     st.set_page_config(page_title="InRank Monitor", layout="wide")
+    st.html(STYLE)
+    browser.listen(restorable="folder" not in st.session_state)
     folder = start.find_folder()
     if folder is None or not folder.names():
         start.explain(folder)
@@ -51,14 +51,13 @@ def main() -> None:
         page = Page.open(folder, names)
         page.rule = choose_rule(page)
         paused = live_switch(page, view)
-    st.html(_STYLE)
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="center", key="heading"):
         st.header(title, anchor=False, width="content")
         help_place = st.popover("?", help="What you see, and what it tells")
     if not page.runs and view is not runs:
         st.info("Choose a run in the sidebar.", icon=":material/arrow_back:")
         return
-    with folded_into(help_place):
+    with folded_into(help_place), st.container(key="choices"):
         choice = view.choose(page)
     live = not paused and bool(live_runs(page, everything=view is runs))
 

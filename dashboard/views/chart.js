@@ -9,6 +9,8 @@ const EXPAND = {
   path: "M0 0v160h64V64h96V0H0zm288 0v64h96v96h64V0H288zM0 288v160h160v-64H64v-96H0zm384 0v96h-96v64h160V288h-64z",
 };
 
+const STRIP = 26; // pixels above a figure, as in chart.css
+
 let library; // one for all charts of the page
 
 function load(address) {
@@ -23,6 +25,11 @@ function load(address) {
     document.head.append(script);
   });
   return library;
+}
+
+function rank(label) {
+  const place = "15372468".indexOf(label.textContent.replace(/[0.]/g, "")[0]);
+  return place < 0 ? 9 : place;
 }
 
 const linked = new Set(); // charts over one axis: the pointer on one is shown on all
@@ -47,13 +54,13 @@ class Chart {
     this.clicks = data.clicks;
     this.config = { ...data.config, modeBarButtonsToAdd: [this.button] };
     this.element.setAttribute("aria-label", data.label);
-    this.element.style.minHeight = `${data.height}px`; // nothing below jumps while Plotly is loaded
+    this.element.style.minHeight = `${data.height + STRIP}px`; // nothing below jumps while Plotly is loaded
   }
 
   async draw() {
     const { data, layout } = JSON.parse(this.figure); // anew: Plotly writes into what it draws
     const full = document.fullscreenElement === this.element;
-    layout.height = full ? window.innerHeight : this.height;
+    layout.height = full ? window.innerHeight - STRIP : this.height;
     await this.plotly.react(this.element, data, layout, this.config);
     this.listen();
   }
@@ -62,6 +69,8 @@ class Chart {
     if (this.listening) return;
     this.listening = true;
     linked.add(this);
+    this.element.on("plotly_afterplot", () => this.thinLabels());
+    this.thinLabels();
     this.element.on("plotly_click", ({ points }) => {
       const told = points.map((point) => point.customdata).find((one) => Array.isArray(one));
       if (this.clicks && told) this.send("clicked", told);
@@ -87,7 +96,22 @@ class Chart {
     this.cursor.style.display = inside ? "block" : "none";
     if (!inside) return;
     const { l, t } = layout._size;
-    Object.assign(this.cursor.style, { left: `${l + at}px`, top: `${t}px`, height: `${layout._size.h}px` });
+    Object.assign(this.cursor.style, { left: `${l + at}px`, top: `${t + STRIP}px`, height: `${layout._size.h}px` });
+  }
+
+  // Labels of a logarithmic axis that would lie over one another: powers of ten stay before what lies between them.
+  thinLabels() {
+    for (const [name, axis] of Object.entries(this.element._fullLayout)) {
+      if (!name.startsWith("xaxis") || axis.type !== "log") continue;
+      const labels = [...this.element.querySelectorAll(`.${name.replace("axis", "")}tick > text`)];
+      const kept = [];
+      for (const label of labels.sort((one, other) => rank(one) - rank(other))) {
+        const { left, right } = label.getBoundingClientRect();
+        const free = kept.every((other) => right + 4 < other.left || left > other.right + 4);
+        label.style.visibility = free ? "" : "hidden";
+        if (free) kept.push({ left, right });
+      }
+    }
   }
 
   fit() {

@@ -26,8 +26,7 @@ _LIBRARY = declare_component("plotly", path=Path(plotly.__file__).parent / "pack
 _CHART = st.components.v2.component(
     "inrank_chart",
     js=Path(__file__).with_name("chart.js").read_text(encoding="utf-8"),
-    css=""".js-plotly-plot:fullscreen { background: var(--st-background-color); }
-.inrank-cursor { position: absolute; width: 0; border-left: 1px dashed var(--st-text-color); pointer-events: none; }""",
+    css=Path(__file__).with_name("chart.css").read_text(encoding="utf-8"),
     isolate_styles=False,  # Plotly's own style rules go into the page's head
 )
 _HEIGHT = 450  # Plotly's own default
@@ -51,7 +50,9 @@ def draw(
     """
     config = {
         "displaylogo": False,
-        "modeBarButtonsToRemove": ["lasso2d", "select2d"],
+        "displayModeBar": True,  # in a strip of its own, for who has no pointer as well
+        "showSendToCloud": False,
+        "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
         "toImageButtonOptions": {"format": "png", "filename": file_name, "scale": 2},
     }
     data = {

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import streamlit as st
 
 from inrank_monitor.figures import column_title, loss_comparison, run_comparison, short_names
-from views.choices import URL, log_steps_switch, take_names
+from views.choices import URL, control_row, log_steps_switch, take_names
 from views.page import Page, explain, show_figure
 
 MEAN = "mean over all matrices"
@@ -48,16 +48,13 @@ def choose(page: Page) -> Choice:
     )
     take_names("compared", [MEAN, *names])
     labels = {MEAN: MEAN, **short_names(names, 60)}
-    left, middle, right = st.columns(3)
-    with left:
-        matrix = st.selectbox("Matrix", [MEAN, *names], format_func=labels.__getitem__, key="compared", **URL)
-    with middle:
-        column = st.selectbox("Quantity", _COLUMNS, format_func=column_title, key="quantity_compared", **URL)
-    with right:
-        align = st.radio("Align by", list(_ALIGN), format_func=_ALIGN.__getitem__, horizontal=True, key="align", **URL)
-        log_steps = log_steps_switch()
     scalars = list(dict.fromkeys(str(n) for run in page.runs.values() for n in run.tables().scalars["name"].unique()))
-    scalar = st.selectbox("Logged value beside it", scalars, key="scalar", **URL) if scalars else None
+    with control_row():
+        matrix = st.selectbox("Matrix", [MEAN, *names], format_func=labels.__getitem__, key="compared", **URL)
+        column = st.selectbox("Quantity", _COLUMNS, format_func=column_title, key="quantity_compared", **URL)
+        align = st.selectbox("Align by", list(_ALIGN), format_func=_ALIGN.__getitem__, key="align", **URL)
+        scalar = st.selectbox("Logged value beside it", scalars, key="scalar", **URL) if scalars else None
+        log_steps = log_steps_switch()
     return Choice(matrix, column, align, log_steps, scalar)
 
 

@@ -18,8 +18,9 @@ from inrank_monitor.figures import (
 )
 from inrank_monitor.report import overview_table
 from inrank_monitor.runs import RunState
-from views.choices import URL, choose_matrix, choose_step, log_steps_switch
+from views.choices import URL, choose_matrix, choose_step, control_row, log_steps_switch, switches
 from views.page import Page, caption, code, explain, plain, show_figure, show_table
+from views.rules import show_rules
 from views.spectra import null_spectrum, present_ranks, shape, spectrum_size
 from views.summary import places_of
 
@@ -39,14 +40,12 @@ def choose(page: Page) -> Choice:
     """The matrix and the step."""
     for key in ("spectrum_density", "spectrum_evolution", "explained_ratio_curve"):
         caption(key)
-    left, middle, right = st.columns([4, 3, 3], vertical_alignment="bottom")
-    with left:
+    with control_row():
         matrix = choose_matrix(page.state)
-    with middle:
         step = choose_step(page.state)
-    with right, st.container(horizontal=True):
-        log = st.toggle("Log σ", value=True, key="log_sigma", **URL)
-        log_steps = log_steps_switch()
+        with switches():
+            log = st.toggle("Log σ", value=True, key="log_sigma", **URL)
+            log_steps = log_steps_switch()
     return Choice(matrix, step, log, log_steps)
 
 
@@ -60,6 +59,7 @@ def show(page: Page, choice: Choice) -> None:
     with right:
         _ratio(page, choice)
         _ranks(page, choice)
+    show_rules(page, choice.matrix, choice.step)
     _events(page.state, choice.matrix)
 
 

@@ -11,7 +11,7 @@ import streamlit as st
 from inrank_monitor.figures import column_title, depth_map, loss_curve, mark_events
 from inrank_monitor.report import overview_table, verdict
 from inrank_monitor.runs import RunState
-from views.choices import URL, choose_matrices, choose_step, filter_box, show_filtered
+from views.choices import URL, choose_matrices, choose_step, control_row, filter_box, show_filtered
 from views.matrix_table import show_matrices, trend_text
 from views.navigation import open_matrix
 from views.page import Page, caption, explain, plain, show_figure, show_table
@@ -45,15 +45,12 @@ def choose(page: Page) -> Choice:
     """The quantity, the step and the filters, in one row."""
     caption("depth_map")
     state = page.state
-    columns = st.columns([3, 3, 3, 3, 3], vertical_alignment="bottom")
-    with columns[0]:
+    with control_row():
         offered = [*_OF_STEP, *(name for name in _OF_RUN if name != "rank by loss (newest)" or len(state.loss_ranks))]
         quantity = st.selectbox("Colour", offered, key="colour", **URL)
-    with columns[1]:
         step = choose_step(state)
-    with columns[2]:
         text = filter_box()
-    matrices = choose_matrices(state, columns[3:])
+        matrices = choose_matrices(state)
     return Choice(quantity, step, show_filtered(text, matrices))
 
 

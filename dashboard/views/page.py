@@ -127,8 +127,9 @@ def show_state(page: Page, every: bool) -> None:
     """Which run (or every chosen run), how far it is, by which rule; and what could not be read."""
     for name, problem in page.problems.items():
         st.error(plain(f"{name} cannot be opened: {problem}"), icon=":material/error:")
-    for run in list(page.runs.values()) if every else [page.run]:
-        _show_state(run.tables(page.rule))
+    with st.container(key="state", gap="xxsmall"):
+        for run in list(page.runs.values()) if every else [page.run]:
+            _show_state(run.tables(page.rule))
 
 
 def _show_state(state: RunState) -> None:
@@ -190,7 +191,7 @@ def show_figure(figure: go.Figure, key: str, alt: str, *, link: str = "", clicks
 def page_of(figure: go.Figure) -> str:
     """The figure as one HTML file that opens offline, on white."""
     white = go.Figure(figure).update_layout(paper_bgcolor="white", plot_bgcolor="white")
-    return str(white.to_html(include_plotlyjs=True, full_html=True))
+    return str(white.to_html(include_plotlyjs=True, full_html=True, config={"showSendToCloud": False}))
 
 
 def show_table(table: pd.DataFrame, key: str, alt: str, **options: object) -> None:

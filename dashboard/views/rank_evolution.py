@@ -10,7 +10,7 @@ import streamlit as st
 from inrank_monitor.figures import column_title, mark_events_on_heatmap, rank_evolution, rank_heatmap, representative
 from inrank_monitor.matrices.roles import matrix_groups
 from inrank_monitor.runs import DIRECTION_METRICS, WEIGHT_METRICS, RunState
-from views.choices import URL, choose_matrices, log_steps_switch
+from views.choices import URL, choose_matrices, control_row, log_steps_switch
 from views.page import Page, caption, explain, show_figure
 
 MOST_LINES = 120
@@ -56,15 +56,11 @@ class Choice(NamedTuple):
 def choose(page: Page) -> Choice:
     """Quantity, colours, filters."""
     lines = st.container()
-    matrices = choose_matrices(page.state)
-    first, left, middle, right = st.columns([2, 3, 3, 2], vertical_alignment="bottom")
-    with first:
-        look = st.radio("Draw", _LOOKS, horizontal=True, key="draw", **URL)
-    with left:
+    with control_row():
+        look = st.selectbox("Draw", _LOOKS, key="draw", **URL)
         column = st.selectbox("Quantity", _columns(page.state), format_func=column_title, key="quantity", **URL)
-    with middle:
-        group = st.radio("Colour by", list(_GROUPS), horizontal=True, key="group", **URL)
-    with right:
+        matrices = choose_matrices(page.state)
+        group = st.selectbox("Colour by", list(_GROUPS), key="group", **URL)
         log_steps = log_steps_switch()
     with lines:
         if look == "heat map":

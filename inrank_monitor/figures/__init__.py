@@ -9,6 +9,8 @@ Spectrum of one matrix
     spectrum_evolution         each singular value over steps
     spectrum_density           how the strength is spread, the part that the rank holds filled
     explained_ratio_curve      explained ratio against rank
+    spectrum_with_ranks        the spectrum of a step, the rank of every rule marked
+    loss_against_rank          what ranks_by_loss has evaluated, the rank of every rule marked
 The rest
     loss_curve                 what the user logged
     empty_figure               a figure that says why it is empty
@@ -34,6 +36,7 @@ from inrank_monitor.figures.names import families, representative, short_names
 from inrank_monitor.figures.noise import mark_noise_in_density, mark_noise_over_steps
 from inrank_monitor.figures.ranks import rank_evolution, rank_heatmap
 from inrank_monitor.figures.ratio import explained_ratio_curve, explained_ratio_evolution
+from inrank_monitor.figures.rules import loss_against_rank, spectrum_with_ranks
 from inrank_monitor.figures.spectra import spectrum_evolution
 from inrank_monitor.figures.style import (
     INK,
@@ -63,6 +66,7 @@ __all__ = [
     "explained_ratio_evolution",
     "families",
     "logarithmic",
+    "loss_against_rank",
     "loss_comparison",
     "loss_curve",
     "mark_events",
@@ -79,6 +83,7 @@ __all__ = [
     "short_names",
     "spectrum_density",
     "spectrum_evolution",
+    "spectrum_with_ranks",
     "spread",
     "symbol",
 ]

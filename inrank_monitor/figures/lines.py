@@ -14,6 +14,7 @@ from inrank_monitor.figures.tables import RANK_COLUMNS, column_title, is_held, n
 
 MOST_POINTS = 60_000
 MARKERS_UP_TO = 40
+FEW_LINES = 10
 
 
 def add_matrix_lines(
@@ -36,6 +37,8 @@ def add_matrix_lines(
     looks = _own_looks(list(tables)) if groups is None else _group_looks(list(tables), groups)
     short = short_names(tables)
     limit = max(MOST_POINTS // max(len(tables), 1), 50)
+    few = len(tables) <= FEW_LINES
+    places = {} if few else _places(tables, column)
     for name, table in tables.items():
         rows = table[table["step"] > 0] if log_steps else table
         colour, alpha, marker, group = looks[name]
@@ -52,21 +55,45 @@ def add_matrix_lines(
             showlegend=groups is None,
             meta=[plotly_text(name)],
             customdata=numbers(rows["null_rank"])[kept].astype(np.float32) if column in RANK_COLUMNS else None,
-            hovertemplate=_hover(column),
+            text=None if few else places[name].loc[rows.index].to_numpy()[kept].tolist(),
+            hovertemplate=_hover(column, None if few else len(tables)),
         )
+    if few:
+        hover_together(figure)
     if groups is not None:
         labels = short_names([look[3] for look in looks.values()], width=24)
         for group, label in labels.items():
             colour, marker = next((look[0], look[2]) for look in looks.values() if look[3] == group)
             legend_entry(figure, plotly_text(label), plotly_text(group), line={"color": colour, "width": 3})
+        if len(labels) < len(tables):
+            title = {"text": "fainter: earlier in the model", "side": "top", "font": {"size": 12}}
+            figure.update_layout(legend_title=title)
     if (len(tables) if groups is None else len({look[3] for look in looks.values()})) > 8:
         side_legend(figure)
     return {name: rgba(look[0], look[1]) for name, look in looks.items()}
 
 
-def _hover(column: str) -> str:
-    value = f"<b>%{{meta[0]}}</b><br>step %{{x}}<br>{column_title(column)} %{{y:.4~g}}"
+def _hover(column: str, lines: int | None) -> str:
+    """Of few lines, which are told together, one line of text; of many the nearest, and which it is among them."""
+    if lines is None:
+        null = " (null rank %{customdata})" if column in RANK_COLUMNS else ""
+        return f"%{{meta[0]}} <b>%{{y:.4~g}}</b>{null}<extra></extra>"
+    value = f"<b>%{{meta[0]}}</b><br>step %{{x}}<br>{column_title(column)} %{{y:.4~g}}: place %{{text}} of {lines}"
     return value + ("<br>null rank %{customdata}" if column in RANK_COLUMNS else "") + "<extra></extra>"
+
+
+def _places(tables: Mapping[str, pd.DataFrame], column: str) -> dict[str, pd.Series]:
+    """Of each matrix, the place of its value among all at the step, the highest first; empty where there is none."""
+    together = pd.concat({name: rows[["step", column]] for name, rows in tables.items()})
+    together[column] = numbers(together[column])
+    places = together.groupby("step")[column].rank(ascending=False, method="min")
+    words = places.map(lambda place: "" if np.isnan(place) else f"{place:.0f}")
+    return {name: words.loc[name] for name in tables}
+
+
+def hover_together(figure: go.Figure, of: str = "step %{x}") -> None:
+    """The pointer tells every line where it stands, under a heading."""
+    figure.update_layout(hovermode="x unified", xaxis_unifiedhovertitle_text=of)
 
 
 Look = tuple[str, float, str, str]
@@ -99,6 +126,6 @@ def flat_line(figure: go.Figure, height: float, label: str) -> None:
         y=height,
         text=label,
         showarrow=False,
-        font={"color": CATEGORIES[1], "size": 12},
+        font_size=12,
     )
     figure.update_layout(margin_r=70)

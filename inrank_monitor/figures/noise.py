@@ -51,7 +51,7 @@ def mark_noise_in_density(figure: go.Figure, singular_values: pd.DataFrame, shap
             text=above_noise(values, *shape).replace(", ", ",<br>"),  # a narrow page would cut one line
             align="left",
             showarrow=False,
-            font={"color": CATEGORIES[1], "size": 12},
+            font_size=12,
         )
     return figure
 
@@ -83,6 +83,6 @@ def mark_noise_over_steps(figure: go.Figure, singular_values: pd.DataFrame, shap
         text=f"{above_noise(found[told[-1]], *shape)} at step {told[-1]}".replace(", ", ",<br>"),
         align="right",
         showarrow=False,
-        font={"color": CATEGORIES[1], "size": 12},
+        font_size=12,
     )
     return figure

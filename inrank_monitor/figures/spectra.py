@@ -79,7 +79,7 @@ def _add_values(figure: go.Figure, steps: np.ndarray, values: np.ndarray, lines:
             name=f"σ{i + 1}",
             meta=[i + 1],
             showlegend=False,
-            hovertemplate="σ<sub>%{meta[0]}</sub> = %{y:.4~g}<br>step %{x}<extra></extra>",
+            hovertemplate=f"σ<sub>%{{meta[0]}}</sub> of {total} = %{{y:.4~g}}<br>step %{{x}}<extra></extra>",
         )
     if len(chosen) > 1:
         _add_scale(figure, total)

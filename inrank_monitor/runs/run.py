@@ -200,6 +200,14 @@ class Run:
         loss_ranks: pd.DataFrame = self._cache["newest loss_ranks last"]
         return loss_ranks
 
+    @property
+    def loss_curve(self) -> pd.DataFrame:
+        """Each evaluation behind the ranks by loss: step, time (the result's), mean_rank, uniform_rank, loss.
+
+        Empty for results of versions that did not keep them.
+        """
+        return self._table("loss_curve")
+
     def matrix(self, name: str) -> str:
         """The full name of the matrix that is meant: by that name, as a table prints it, or by a glob for it alone.
 

@@ -55,6 +55,7 @@ class RunState:
     scalars: pd.DataFrame
     events: pd.DataFrame
     loss_ranks: pd.DataFrame
+    loss_curve: pd.DataFrame
     problems: list[str]
     leading: int | None
     measured: int | None
@@ -169,6 +170,7 @@ class SharedRun:
             scalars=run.scalars,
             events=run.events,
             loss_ranks=run.loss_ranks,
+            loss_curve=run.loss_curve,
             problems=problems + ([self._problem] if self._problem else []),
             leading=run.leading,
             measured=run.measured,

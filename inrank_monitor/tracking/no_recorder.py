@@ -30,7 +30,7 @@ class NoRecorder:
     def scalars(self, rows: Sequence[ScalarRow]) -> None:
         """Nothing."""
 
-    def loss_ranks(self, columns: Mapping[str, Sequence[Any]]) -> None:
+    def loss_ranks(self, columns: Mapping[str, Sequence[Any]], curve: Mapping[str, Sequence[Any]]) -> None:
         """Nothing."""
 
     def event(self, step: int, kind: str, matrix: str | None, message: str) -> None:

@@ -84,9 +84,10 @@ class Recorder:
         """Write (step, unix seconds, name, value) rows; a value on a device is fetched in this thread."""
         self._jobs.put(lambda: self._scalars(rows))
 
-    def loss_ranks(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Write ranks by loss, a row a matrix."""
-        self._jobs.put(lambda: self._log.append("loss_ranks", columns))
+    def loss_ranks(self, columns: Mapping[str, Sequence[Any]], curve: Mapping[str, Sequence[Any]]) -> None:
+        """Write ranks by loss, a row a matrix, and what was evaluated for them."""
+        for table, rows in (("loss_ranks", columns), ("loss_curve", curve)):
+            self._jobs.put(partial(self._log.append, table, rows))
 
     def event(self, step: int, kind: str, matrix: str | None, message: str) -> None:
         """Write one event."""

@@ -111,6 +111,28 @@ def test_the_page_of_a_matrix_draws_its_spectrum_and_its_ranks(run: Any) -> None
     assert "`MLP in` at depth `1`" in texts(app).replace("\u2060", "")
 
 
+def test_the_ranks_of_all_rules_are_marked_on_the_spectrum_and_on_the_loss(folder: Path) -> None:
+    make_run(folder / "lossy", matrices=10)
+    name = "h.1.mlp.c_fc.weight"
+    assert len(specs(show("Matrix", run="lossy", matrix=name))) == 5
+    write_loss_ranks(folder / "lossy", {each: 3 for each in names_of(10)}, 40)
+    spectrum, loss = specs(show("Matrix", run="lossy", matrix=name))[-2:]
+    run = open_run(folder / "lossy")
+    row = run.measurements[run.measurements["matrix"] == name].iloc[-1]
+    values = run.singular_values(name).iloc[-1].to_numpy()
+    marked = {trace["name"].split(":")[0]: trace for trace in spectrum["data"]}
+    for rule, rank in (
+        ("paper's rule", row["intrinsic_rank"]),
+        ("90 % of the energy", row["energy_rank"]),
+        ("by loss", 3),
+    ):
+        assert marked[rule]["x"] == [rank]
+        np.testing.assert_allclose(marked[rule]["y"], values[int(rank) - 1])
+    lines = {trace["name"]: trace for trace in loss["data"]}
+    assert list(numbers(lines["one rank for all"]["x"])) == [1, 2, 4, 8, 16]
+    assert numbers(lines["by loss: 3"]["y"]) == pytest.approx(1 + (0.05 / 2 + 0.05 / 4) / 2)
+
+
 def test_heat_map_is_rank_over_null_rank_at_every_step(run: Any) -> None:
     (heat,) = specs(show("Rank evolution", draw="heat map"))
     table = run.measurements.astype({"matrix": str})
@@ -545,4 +567,4 @@ def test_a_run_that_did_not_measure_it_does_not_offer_it(run: Any) -> None:
     app = show("Rank evolution")
     offered = next(box for box in app.selectbox if box.label == "Quantity").options
     assert not any("of W" in option or "overlap" in option for option in offered)
-    assert "Spectrum of" not in [radio.label for radio in show("Spectrum evolution").radio]
+    assert "Spectrum of" not in [box.label for box in show("Spectrum evolution").selectbox]

@@ -19,6 +19,7 @@ from inrank_monitor.figures import (
     explained_ratio_curve,
     explained_ratio_evolution,
     families,
+    loss_against_rank,
     loss_curve,
     rank_evolution,
     rank_heatmap,
@@ -26,6 +27,7 @@ from inrank_monitor.figures import (
     short_names,
     spectrum_density,
     spectrum_evolution,
+    spectrum_with_ranks,
 )
 from inrank_monitor.figures.kernel import bandwidth, density
 from inrank_monitor.figures.tables import geometric, spread, thin
@@ -81,7 +83,7 @@ def test_a_shared_null_rank_is_one_neutral_line_and_an_own_one_has_its_matrix_co
     assert sorted(trace.y[0] for trace in dashed) == [16, 17]
     assert len({trace.line.color for trace in dashed}) == 1
     own = rank_evolution(table(null=(16, 17, 18, 19)))
-    for trace, name in zip([t for t in own.data if t.line.dash == "dash"], NAMES, strict=True):
+    for trace, name in zip([t for t in own.data if t.line.dash == "dash" and t.meta], NAMES, strict=True):
         assert trace.line.color == line_of(own, name).line.color
 
 
@@ -418,6 +420,7 @@ def test_short_names_are_distinct_and_representatives_span_families_and_depth() 
 
 def test_captions_are_two_lines_for_each_figure() -> None:
     drawn = [depth_map, rank_evolution, rank_heatmap, explained_ratio_evolution, spectrum_evolution, spectrum_density]
+    drawn += [spectrum_with_ranks, loss_against_rank]
     assert set(CAPTIONS) == {function.__name__ for function in [*drawn, explained_ratio_curve, loss_curve]}
     assert all(caption.look and caption.conclude for caption in CAPTIONS.values())
 

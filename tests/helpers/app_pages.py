@@ -32,7 +32,8 @@ def turn_to(app: AppTest, view: str) -> AppTest:
 
 def sent(app: AppTest) -> list[str]:
     """The page's figures as they are sent."""
-    return [json.loads(chart.proto.json)["figure"] for chart in app.get("bidi_component")]
+    parts = [json.loads(part.proto.json) for part in app.get("bidi_component")]
+    return [part["figure"] for part in parts if "figure" in part]
 
 
 def specs(app: AppTest) -> list[dict[str, Any]]:
