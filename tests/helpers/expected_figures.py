@@ -163,13 +163,14 @@ def comparison(
     matrix: str | None = None,
     *,
     scalar: str = "loss",
-    align: Any = "step",
-    log_steps: bool = False,
+    title: str = "training loss",
+    smoothing: float = 0.0,
+    **look: Any,
 ) -> list[go.Figure]:
-    """A line a run, of a quantity and of a logged value."""
+    """A line a run, of a logged value and of a quantity."""
     ranks = {name: one.state.measurements for name, one in runs.items()}
     scalars = {name: one.state.scalars for name, one in runs.items()}
     return [
-        run_comparison(ranks, column, matrix, align=align, log_steps=log_steps),
-        loss_comparison(scalars, scalar, align=align),
+        loss_comparison(scalars, scalar, title=title, smoothing=smoothing, **look),
+        run_comparison(ranks, column, matrix, **look),
     ]
