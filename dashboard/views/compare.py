@@ -14,6 +14,7 @@ from inrank_monitor.runs import (
     RunGroup,
     RunState,
     align,
+    caveats,
     common_axes,
     common_matrices,
     comparison_table,
@@ -22,7 +23,6 @@ from inrank_monitor.runs import (
     lacking_scalar,
     scalar_choices,
     scalar_rows,
-    warnings,
 )
 from views.choices import URL, take_names
 from views.page import Page, explain, plain, show_figure, show_state, show_table
@@ -67,20 +67,21 @@ def choose(page: Page) -> Choice:
     )
     states = _states(page)
     scalars = scalar_choices({name: state.scalars for name, state in states.items()})
-    first, second, third = st.columns(3)
+    first, second, third, fourth = st.columns([4, 5, 6, 5])
     with first:
         scalar = st.selectbox("Logged value", scalars, key="scalar", **URL) if scalars else None
     with second:
         column = st.selectbox("Quantity", _COLUMNS, format_func=column_title, key="quantity_compared", **URL)
     with third:
         matrix = _choose_matrix(states)
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    with fourth:
         axes = common_axes({name: state.timeline for name, state in states.items()})
-        axis = st.radio("x axis", axes, format_func=_AXES.__getitem__, horizontal=True, key="align", **URL)
+        axis = st.selectbox("x axis", axes, format_func=_AXES.__getitem__, key="align", **URL)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         grouped = False
         if any(len(group.runs) > 1 for group in _groups(states)):
             grouped = st.radio("Draw", _LINES, horizontal=True, key="lines", **URL) == _LINES[0]
-        smoothing = st.slider("Smoothing", 0.0, 0.99, 0.0, 0.01, key="smoothing", width=140, help=_SMOOTHING, **URL)
+        smoothing = st.slider("Smoothing", 0.0, 0.99, 0.0, 0.01, key="smoothing", width=160, help=_SMOOTHING, **URL)
         log_x = st.toggle("Log x", key="log_x", help="Logarithmic x axis, which leaves out 0.", **URL)
         log_y = st.toggle("Log y", key="log_y", help="Logarithmic y axes, which leave out what is not above 0.", **URL)
     return Choice(scalar, column, matrix, axis, log_x, log_y, smoothing, grouped)
@@ -117,12 +118,13 @@ def show(page: Page, choice: Choice) -> None:
     laid = align({name: state.timeline for name, state in states.items()}, choice.axis)
     look = {"align": laid, "groups": lines, "log_x": choice.log_x, "log_y": choice.log_y}
     matrix = None if choice.matrix == MEAN else choice.matrix
-    told = [*warnings(states), *lacking(states, matrix)]
+    told = [*caveats(states), *lacking(states, matrix)]
     if choice.scalar is not None:
         told += lacking_scalar({name: state.scalars for name, state in states.items()}, choice.scalar)
     if told:
-        with st.expander(f"{len(told)} to mind: {plain(told[0])}", icon=":material/warning:"):
-            st.markdown("\n".join(f"- {plain(one)}" for one in told))
+        titles = ", ".join(one.title for one in told)
+        with st.expander(f"To mind: {titles}", icon=":material/warning:"):
+            st.markdown("\n".join(f"- {plain(one.text)}" for one in told))
     left, right = st.columns(2)
     if choice.scalar is not None:
         with left:

@@ -120,7 +120,7 @@ def run_comparison(
         return empty_figure("no finite measurement yet" if matrix is None else "no run has measured this matrix yet")
     figure = new_figure("", axis.title, column_title(column))
     places = add_lines(figure, curves, groups or {name: [name] for name in runs}, Look(column_title(column), log_y))
-    _add_null_lines(figure, nulls, places)
+    _add_null_lines(figure, nulls, places, log_y)
     _finish(figure, log_x, log_y, many=len(set(places.values())))
     if column != "explained_ratio" and not log_y:
         figure.update_yaxes(rangemode="tozero")
@@ -149,12 +149,14 @@ def _alignment(align: Align, runs: Mapping[str, pd.DataFrame]) -> Alignment:
     return _ByStep(align, {name: float(table["step"].max()) if len(table) else 0.0 for name, table in runs.items()})
 
 
-def _add_null_lines(figure: go.Figure, nulls: Mapping[str, float], places: Mapping[str, int]) -> None:
+def _add_null_lines(figure: go.Figure, nulls: Mapping[str, float], places: Mapping[str, int], log_y: bool) -> None:
     """The rank of noise, dashed: in the colour of the line that has it alone, else grey."""
     owners: dict[int, set[int]] = {}
     for name, null_rank in nulls.items():
         owners.setdefault(round(null_rank), set()).add(places[name])
     for null_rank, lines in sorted(owners.items()):
+        if log_y and null_rank <= 0:
+            continue
         alone = len(lines) == 1 < len(set(places.values()))
         colour = category(next(iter(lines))) if alone else NEUTRAL
         figure.add_hline(y=null_rank, line={"color": colour, "width": 1.2, "dash": "dash"})
@@ -163,7 +165,7 @@ def _add_null_lines(figure: go.Figure, nulls: Mapping[str, float], places: Mappi
             xref="paper",
             xanchor="right",
             yanchor="bottom",
-            y=null_rank,
+            y=np.log10(null_rank) if log_y else null_rank,  # Plotly's notes, unlike its lines, lie at exponents
             text=f"null rank {null_rank}",
             showarrow=False,
         )

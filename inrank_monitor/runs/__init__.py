@@ -33,7 +33,7 @@ from inrank_monitor.runs.paths import local_name, local_path, output_file
 from inrank_monitor.runs.run_file import read_info
 
 if TYPE_CHECKING:
-    from inrank_monitor.runs.comparability import common_matrices, lacking, warnings
+    from inrank_monitor.runs.comparability import Caveat, caveats, common_matrices, lacking
     from inrank_monitor.runs.configuration import Configuration, RunGroup, configuration, difference_table, group_runs
     from inrank_monitor.runs.export import export_run
     from inrank_monitor.runs.folder import RunFolder, list_runs
@@ -80,7 +80,8 @@ _READING = {
     "group_runs": "configuration",
     "common_matrices": "comparability",
     "lacking": "comparability",
-    "warnings": "comparability",
+    "caveats": "comparability",
+    "Caveat": "comparability",
     "FIRST_STEPS": "peak",
     "Run": "run",
     "RunFolder": "folder",
@@ -117,6 +118,7 @@ __all__ = [
     "Alignment",
     "AppendFile",
     "Axis",
+    "Caveat",
     "Claim",
     "Configuration",
     "Lock",
@@ -132,6 +134,7 @@ __all__ = [
     "SharedRun",
     "Timeline",
     "align",
+    "caveats",
     "check_leading",
     "common_axes",
     "common_matrices",
@@ -168,7 +171,6 @@ __all__ = [
     "storable",
     "timeline",
     "verdicts",
-    "warnings",
     "write_json",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,19 @@ _MOST_NAMES = 4
 Kind = TypeVar("Kind")
 
 
-def warnings(runs: Mapping[str, RunState]) -> list[str]:
+class Caveat(NamedTuple):
+    """What to mind when runs are compared.
+
+    Attributes:
+        title: in a few words.
+        text: in a sentence, with the names of the runs.
+    """
+
+    title: str
+    text: str
+
+
+def caveats(runs: Mapping[str, RunState]) -> list[Caveat]:
     """All that makes ranks of these runs less comparable than they look; none for fewer than two.
 
     Args:
@@ -23,18 +35,18 @@ def warnings(runs: Mapping[str, RunState]) -> list[str]:
     """
     if len(runs) < 2:
         return []
-    found = [rule_warning(runs), cut_warning(runs), unknown_ranks(runs), schedule_warning(runs), shape_warning(runs)]
-    return [warning for warning in found if warning]
+    found = [rule_caveat(runs), cut_caveat(runs), unknown_ranks(runs), schedule_caveat(runs), shape_caveat(runs)]
+    return [caveat for caveat in found if caveat]
 
 
-def rule_warning(runs: Mapping[str, RunState]) -> str | None:
+def rule_caveat(runs: Mapping[str, RunState]) -> Caveat | None:
     """That α, b or the definition differ between the logs, and by which rule all are shown."""
     kinds = _by_kind({name: _rule_text(run.logged_rule) for name, run in runs.items()})
     if len(kinds) < 2:
         return None
     shown = {_rule_text(run.rule) for run in runs.values()}
     now = f"all are recomputed alike, by {shown.pop()}" if len(shown) == 1 else "each is shown by its own"
-    return f"The ranks were logged by other rules ({_listed_kinds(kinds)}): {now}."
+    return Caveat("other rules", f"The ranks were logged by other rules ({_listed_kinds(kinds)}): {now}.")
 
 
 def _rule_text(rule: RankRule) -> str:
@@ -42,14 +54,15 @@ def _rule_text(rule: RankRule) -> str:
     return f"α = {rule.threshold:g}, {b}" + (", published code" if rule.definition == "reference" else "")
 
 
-def cut_warning(runs: Mapping[str, RunState]) -> str | None:
+def cut_caveat(runs: Mapping[str, RunState]) -> Caveat | None:
     """That not all runs kept the same number of singular values."""
     kinds = _by_kind({name: _cut_kind(run) for name, run in runs.items()})
     if len(kinds) < 2:
         return None
-    return (
+    text = (
         f"The spectra end at other places ({_listed_kinds(kinds)}): what sums over all values is known of whole ones."
     )
+    return Caveat("other cuts of the spectrum", text)
 
 
 def _cut_kind(run: RunState) -> str:
@@ -58,7 +71,7 @@ def _cut_kind(run: RunState) -> str:
     return "whole" if run.leading is None else f"{run.leading} leading values"
 
 
-def unknown_ranks(runs: Mapping[str, RunState]) -> str | None:
+def unknown_ranks(runs: Mapping[str, RunState]) -> Caveat | None:
     """Of which runs the rule cannot tell some ranks, since their spectra are cut too early for it."""
     found = {}
     for name, run in runs.items():
@@ -71,10 +84,11 @@ def unknown_ranks(runs: Mapping[str, RunState]) -> str | None:
             found[name] = f"{unknown} of {int(finite.sum())} ranks of {name}"
     if not found:
         return None
-    return f"The rule cannot tell {_listed(list(found.values()))}: the cut spectrum ends before the values it looks at."
+    text = f"The rule cannot tell {listed(list(found.values()))}: the cut spectrum ends before the values it looks at."
+    return Caveat("ranks that a cut spectrum does not tell", text)
 
 
-def schedule_warning(runs: Mapping[str, RunState]) -> str | None:
+def schedule_caveat(runs: Mapping[str, RunState]) -> Caveat | None:
     """That runs were measured at other steps, as far as both have come."""
     steps = {name: np.unique(run.measurements["step"].to_numpy()) for name, run in runs.items()}
     steps = {name: each for name, each in steps.items() if len(each)}
@@ -86,13 +100,11 @@ def schedule_warning(runs: Mapping[str, RunState]) -> str | None:
     for names in kinds.values():
         each = steps[names[0]]
         texts.setdefault(f"{len(each)} snapshots from step {each[0]} to {each[-1]}", []).extend(names)
-    return (
-        f"The runs were measured at other steps ({_listed_kinds(texts)}): peaks and ranks so far depend on it, a mean "
-        "over runs goes through values in between."
-    )
+    text = f"The runs were measured at other steps ({_listed_kinds(texts)}): peaks and ranks so far depend on it."
+    return Caveat("other steps measured", text)
 
 
-def shape_warning(runs: Mapping[str, RunState]) -> str | None:
+def shape_caveat(runs: Mapping[str, RunState]) -> Caveat | None:
     """That matrices of one name have other shapes."""
     shapes: dict[str, dict[str, tuple[int, int]]] = {}
     for name, run in runs.items():
@@ -105,9 +117,8 @@ def shape_warning(runs: Mapping[str, RunState]) -> str | None:
     matrix, found = next(iter(other.items()))
     kinds = _by_kind({name: f"{rows}×{cols}" for name, (rows, cols) in found.items()})
     many = f"{len(other)} matrices have" if len(other) > 1 else "A matrix has"
-    return (
-        f"{many} other shapes, {without_weight(matrix)} for one ({_listed_kinds(kinds)}): look at rank over null rank."
-    )
+    example = f"{without_weight(matrix)} for one ({_listed_kinds(kinds)})"
+    return Caveat("other shapes", f"{many} other shapes, {example}: look at rank over null rank.")
 
 
 def common_matrices(runs: Mapping[str, RunState]) -> list[str]:
@@ -116,28 +127,30 @@ def common_matrices(runs: Mapping[str, RunState]) -> list[str]:
     return [name for name in names[0] if all(name in others for others in names[1:])] if names else []
 
 
-def lacking(runs: Mapping[str, RunState], matrix: str | None) -> list[str]:
-    """Which runs lack the matrix, or, for a mean over matrices, which matrices each lacks; a sentence a run.
+def lacking(runs: Mapping[str, RunState], matrix: str | None) -> list[Caveat]:
+    """Which runs lack the matrix, or, for a mean over matrices, which matrices each lacks.
 
     Args:
         runs: run name -> its state.
         matrix: full name; None: a mean over those that all have.
     """
     if matrix is not None:
-        return [f"{name} has no {matrix}." for name, run in runs.items() if matrix not in run.matrices.index]
+        without = [name for name, run in runs.items() if matrix not in run.matrices.index]
+        if not without:
+            return []
+        return [Caveat("a matrix that a run lacks", f"{without_weight(matrix)} is not in {listed(without)}.")]
     everything = list(dict.fromkeys(str(name) for run in runs.values() for name in run.matrices.index))
-    common = common_matrices(runs)
-    found = []
+    absent: dict[str, str] = {}
     for name, run in runs.items():
         here = set(run.matrices.index)
-        absent = [without_weight(other) for other in everything if other not in here]
-        if absent:
-            found.append(f"{name} lacks {_listed(absent)}.")
-    if found and common:
-        found.append(f"The mean is over the {len(common)} matrices that all of the runs have.")
-    elif found:
-        found.append("The runs have no matrix in common: each mean is over the run's own matrices.")
-    return found
+        names = [without_weight(other) for other in everything if other not in here]
+        if names:
+            absent[name] = f"{name} lacks {listed(names)}"
+    if not absent:
+        return []
+    common = len(common_matrices(runs))
+    mean = f"is over the {common} matrices that all of the runs have" if common else "of each run is over its own"
+    return [Caveat("matrices that a run lacks", f"{'; '.join(absent.values())}. The mean {mean}.")]
 
 
 def _by_kind(kind_of: Mapping[str, Kind]) -> dict[Kind, list[str]]:
@@ -148,10 +161,11 @@ def _by_kind(kind_of: Mapping[str, Kind]) -> dict[Kind, list[str]]:
 
 
 def _listed_kinds(kinds: Mapping[str, Sequence[str]]) -> str:
-    return "; ".join(f"{_listed(names)}: {kind}" for kind, names in kinds.items())
+    return "; ".join(f"{listed(names)}: {kind}" for kind, names in kinds.items())
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Some names, and how many more."""
     if len(names) <= _MOST_NAMES + 1:
         return ", ".join(names)
     return f"{', '.join(names[:_MOST_NAMES])} and {len(names) - _MOST_NAMES} more"

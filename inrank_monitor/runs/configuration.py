@@ -51,7 +51,7 @@ class Configuration:
 
 
 def configuration(directory: Path, info: Mapping[str, Any]) -> Configuration:
-    """From run.json, and from what `inrank train`, the demo and the experiments write beside it.
+    """From run.json, which has the optimizer and what `attach(config=)` was given, and from what `inrank train`, the demo and the experiments write beside it.
 
     Args:
         directory: of the run.
@@ -62,7 +62,7 @@ def configuration(directory: Path, info: Mapping[str, Any]) -> Configuration:
     values |= dict(_flat(training.get("config") or {}))
     for place, optimizer in enumerate(training.get("optimizers") or ()):
         name = "optimizer" if place == 0 else f"optimizer {place + 1}"
-        values |= {name: optimizer.get("class"), **dict(_flat(optimizer.get("defaults") or {}, f"{name}."))}
+        values |= {name: optimizer.get("class"), **dict(_flat(optimizer.get("values") or {}, f"{name}."))}
     for file, part in _FILES:
         values |= dict(_flat(_read(directory / file, part)))
     return Configuration(values, len(values) > 2)

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from inrank_monitor.runs.comparability import Caveat, listed
+
 LossKind = Literal["validation loss", "training loss"]
 LOSS_KINDS: tuple[LossKind, ...] = ("validation loss", "training loss")
 # The earlier, the more it is meant by "the validation loss": a test set is looked at last.
@@ -110,17 +112,20 @@ def scalar_rows(scalars: pd.DataFrame, wanted: str) -> pd.DataFrame:
     return named_scalar(scalars, wanted)[1]
 
 
-def lacking_scalar(runs: Mapping[str, pd.DataFrame], wanted: str) -> list[str]:
-    """Which runs have not logged a value, or a loss of a kind, and which did so under other names; sentences.
+def lacking_scalar(runs: Mapping[str, pd.DataFrame], wanted: str) -> list[Caveat]:
+    """Which runs have not logged a value, or a loss of a kind, and which did so under other names.
 
     Args:
         runs: run name -> its scalars.
         wanted: the name of a value, or a kind of loss.
     """
     names = {run: named_scalar(scalars, wanted)[0] for run, scalars in runs.items()}
-    found = [f"{run} has logged no {wanted}." for run, name in names.items() if name is None]
+    found = []
+    if without := [run for run, name in names.items() if name is None]:
+        found.append(Caveat("a value that a run has not logged", f"No {wanted} was logged by {listed(without)}."))
     kinds = dict.fromkeys(name for name in names.values() if name is not None)
     if len(kinds) > 1:
-        each = "; ".join(f"{', '.join(run for run in names if names[run] == name)}: {name}" for name in kinds)
-        found.append(f"The runs name their {wanted} differently ({each}): it may be of different data.")
+        each = "; ".join(f"{listed([run for run in names if names[run] == name])}: {name}" for name in kinds)
+        text = f"The {wanted} has other names ({each}): it may be of other data."
+        found.append(Caveat("other names of the loss", text))
     return found

@@ -33,12 +33,14 @@ class Timeline:
 
     Attributes:
         last_step: the last one measured or logged.
-        planned: how many the training was to have; None: not known, or it went beyond.
+        finished: whether that is the training's last.
+        planned: how many the training is to have; None: not known, or it has ended, or went beyond.
         seconds: steps, and the seconds of training up to each; None: the rows were not written while it trained.
         tokens: steps, and the tokens seen up to each; None: not logged.
     """
 
     last_step: int
+    finished: bool
     planned: int | None
     seconds: Known | None
     tokens: Known | None
@@ -70,10 +72,12 @@ def timeline(run: Run, configuration: Configuration) -> Timeline:
     """What is known of a run's steps; see `Timeline`."""
     both = pd.concat([table[["step", "time"]] for table in (run.measurements, run.scalars)])
     last = int(both["step"].max()) if len(both) else 0
+    finished = run.status == "finished"
     training = run.options.initial_weights != "checkpoint"  # a scan's rows are as old as the scan
     return Timeline(
         last_step=last,
-        planned=planned_steps(configuration.values, last),
+        finished=finished,
+        planned=None if finished else planned_steps(configuration.values, last),
         seconds=_seconds(both, run.info) if len(both) and training else None,
         tokens=_tokens(run.scalars),
     )
@@ -166,6 +170,6 @@ def align(timelines: Mapping[str, Timeline], axis: Axis) -> Alignment:
         unit, length = next((unit, length) for unit, length, most in _UNITS if longest < most)
         return Alignment(f"wall-clock of the training ({unit})", axis, timelines, length)
     if axis == "share":
-        known = all(one.planned for one in timelines.values())
+        known = all(one.finished or one.planned for one in timelines.values())
         return Alignment("share of training" if known else "share of training so far", axis, timelines)
     return Alignment({"step": "step", "tokens": "tokens"}[axis], axis, timelines)
