@@ -34,7 +34,13 @@ from inrank_monitor.runs.run_file import read_info
 
 if TYPE_CHECKING:
     from inrank_monitor.runs.comparability import Caveat, caveats, common_matrices, lacking
-    from inrank_monitor.runs.configuration import Configuration, RunGroup, configuration, difference_table, group_runs
+    from inrank_monitor.runs.configuration import (
+        Configuration,
+        RunGroup,
+        configuration_of,
+        difference_table,
+        group_runs,
+    )
     from inrank_monitor.runs.export import export_run
     from inrank_monitor.runs.folder import RunFolder, list_runs
     from inrank_monitor.runs.group_table import comparison_table
@@ -54,7 +60,7 @@ if TYPE_CHECKING:
     from inrank_monitor.runs.run import Run, is_run, open_run, snapshot_table
     from inrank_monitor.runs.shared_run import RunState, SharedRun
     from inrank_monitor.runs.summary import RunSummary
-    from inrank_monitor.runs.timeline import AXES, Alignment, Axis, Timeline, align, common_axes, timeline
+    from inrank_monitor.runs.timeline import AXES, Alignment, Axis, Timeline, align, common_axes, timeline_of
 
 _READING = {
     "comparison_table": "group_table",
@@ -66,7 +72,7 @@ _READING = {
     "Timeline": "timeline",
     "align": "timeline",
     "common_axes": "timeline",
-    "timeline": "timeline",
+    "timeline_of": "timeline",
     "LOSS_KINDS": "losses",
     "first_choice": "losses",
     "last_value": "losses",
@@ -75,7 +81,7 @@ _READING = {
     "scalar_choices": "losses",
     "Configuration": "configuration",
     "RunGroup": "configuration",
-    "configuration": "configuration",
+    "configuration_of": "configuration",
     "difference_table": "configuration",
     "group_runs": "configuration",
     "common_matrices": "comparability",
@@ -139,7 +145,7 @@ __all__ = [
     "common_axes",
     "common_matrices",
     "comparison_table",
-    "configuration",
+    "configuration_of",
     "difference_table",
     "existing_segments",
     "export_run",
@@ -169,7 +175,7 @@ __all__ = [
     "segment_path",
     "snapshot_table",
     "storable",
-    "timeline",
+    "timeline_of",
     "verdicts",
     "write_json",
 ]

@@ -50,22 +50,29 @@ class Configuration:
     tells: bool
 
 
-def configuration(directory: Path, info: Mapping[str, Any]) -> Configuration:
-    """From run.json, which has the optimizer and what `attach(config=)` was given, and from what `inrank train`, the demo and the experiments write beside it.
+def configuration_of(directory: Path, info: Mapping[str, Any]) -> Configuration:
+    """From run.json, which has the optimizer and what `attach(config=)` was given, and from the files beside it.
+
+    Those are what `inrank train`, the demo and the experiments write, and a config.json of the user's.
 
     Args:
         directory: of the run.
         info: its run.json.
     """
     values: dict[str, Any] = {"model": info["model"]["class"], "parameters": info["model"].get("parameters")}
-    training = info.get("training") or {}
-    values |= dict(_flat(training.get("config") or {}))
-    for place, optimizer in enumerate(training.get("optimizers") or ()):
+    training = _mapping(info.get("training"))
+    values |= dict(_flat(_mapping(training.get("config"))))
+    optimizers = training.get("optimizers")
+    for place, optimizer in enumerate(map(_mapping, optimizers if isinstance(optimizers, list) else [])):
         name = "optimizer" if place == 0 else f"optimizer {place + 1}"
-        values |= {name: optimizer.get("class"), **dict(_flat(optimizer.get("values") or {}, f"{name}."))}
+        values |= {name: optimizer.get("class"), **dict(_flat(_mapping(optimizer.get("values")), f"{name}."))}
     for file, part in _FILES:
         values |= dict(_flat(_read(directory / file, part)))
     return Configuration(values, len(values) > 2)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _read(file: Path, part: str | None) -> Mapping[str, Any]:
@@ -77,9 +84,7 @@ def _read(file: Path, part: str | None) -> Mapping[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    found = content.get(part) if part is not None and isinstance(content, dict) else content
-    if not isinstance(found, dict):
-        return {}
+    found = _mapping(content if part is None else _mapping(content).get(part))
     return {name: value for name, value in found.items() if part != "options" or name not in _MEASURING}
 
 

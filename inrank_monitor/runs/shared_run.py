@@ -17,13 +17,13 @@ from typing import Literal, TypeVar
 import pandas as pd
 
 from inrank_monitor.ranks import RankRule
-from inrank_monitor.runs.configuration import Configuration, configuration
+from inrank_monitor.runs.configuration import Configuration, configuration_of
 from inrank_monitor.runs.curve import too_few_points
 from inrank_monitor.runs.log_files import Status
 from inrank_monitor.runs.recomputation import Recomputation, factored_matrices, logged_rule, null_ranks
 from inrank_monitor.runs.run import Run, buffer_ranks, open_run
 from inrank_monitor.runs.summary import RunSummary
-from inrank_monitor.runs.timeline import Timeline, timeline
+from inrank_monitor.runs.timeline import Timeline, timeline_of
 
 MAX_AGE = 0.5  # seconds between two looks at the disk, however many pages ask
 Result = TypeVar("Result")
@@ -161,7 +161,7 @@ class SharedRun:
             problems = list(run.problems)
         except OSError:
             problems = []
-        trained_with = configuration(run.path, run.info)
+        trained_with = configuration_of(run.path, run.info)
         return RunState(
             name=run.name,
             version=self._version,
@@ -181,7 +181,7 @@ class SharedRun:
             measured=run.measured,
             too_few_points=too_few_points(self.status, run.options, run.measurements, run.scalars),
             configuration=trained_with,
-            timeline=timeline(run, trained_with),
+            timeline=timeline_of(run, trained_with),
         )
 
     def singular_values(self, name: str, of: Literal["update", "weight"] = "update") -> pd.DataFrame:

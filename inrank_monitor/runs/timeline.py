@@ -68,7 +68,7 @@ class Timeline:
         return np.asarray(np.interp(steps, *known, left=np.nan, right=np.nan))
 
 
-def timeline(run: Run, configuration: Configuration) -> Timeline:
+def timeline_of(run: Run, configuration: Configuration) -> Timeline:
     """What is known of a run's steps; see `Timeline`."""
     both = pd.concat([table[["step", "time"]] for table in (run.measurements, run.scalars)])
     last = int(both["step"].max()) if len(both) else 0

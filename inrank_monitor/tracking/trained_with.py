@@ -50,7 +50,7 @@ def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Numbers, words, and tuples of them; None for anything else."""
     if isinstance(value, Tensor):
-        return value.item() if value.numel() == 1 else None
+        return value.item() if value.numel() == 1 and value.device.type != "meta" else None
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
     return value if isinstance(value, bool | int | float | str) else None
