@@ -67,7 +67,7 @@ def choose(page: Page) -> Choice:
     )
     states = _states(page)
     scalars = scalar_choices({name: state.scalars for name, state in states.items()})
-    first, second, third, fourth = st.columns([4, 5, 6, 5])
+    first, second, third, fourth = st.columns([5, 5, 6, 5])
     with first:
         scalar = st.selectbox("Logged value", scalars, key="scalar", **URL) if scalars else None
     with second:
@@ -115,7 +115,9 @@ def show(page: Page, choice: Choice) -> None:
         st.info("Choose more runs in the sidebar to compare them.", icon=":material/arrow_back:")
     groups = _groups(states)
     lines = {group.label: group.runs for group in groups} if choice.grouped else {name: (name,) for name in states}
-    laid = align({name: state.timeline for name, state in states.items()}, choice.axis)
+    timelines = {name: state.timeline for name, state in states.items()}
+    axis = choice.axis if choice.axis in common_axes(timelines) else "step"  # a live run may lose one
+    laid = align(timelines, axis)
     look = {"align": laid, "groups": lines, "log_x": choice.log_x, "log_y": choice.log_y}
     matrix = None if choice.matrix == MEAN else choice.matrix
     told = [*caveats(states), *lacking(states, matrix)]
@@ -135,7 +137,7 @@ def show(page: Page, choice: Choice) -> None:
                 smoothing=choice.smoothing,
                 **look,
             )
-            show_figure(figure, f"compare {choice.scalar} by {choice.axis}", f"{choice.scalar} in {len(states)} runs")
+            show_figure(figure, f"compare {choice.scalar} by {axis}", f"{choice.scalar} in {len(states)} runs")
     with right if choice.scalar is not None else st.container():
         figure = run_comparison(
             {name: state.measurements for name, state in states.items()},
@@ -144,7 +146,7 @@ def show(page: Page, choice: Choice) -> None:
             **look,
         )
         alt = f"{column_title(choice.column)} of {choice.matrix} in {len(states)} runs"
-        show_figure(figure, f"compare {choice.column} by {choice.axis}", alt)
+        show_figure(figure, f"compare {choice.column} by {axis}", alt)
     show_table(comparison_table(groups, states, choice.scalar), "compare groups", "In what the groups of runs differ")
     with st.expander(f"The {len(states)} runs"):
         show_state(page, every=True)

@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from helpers.app_pages import numbers, show, specs, texts
+from helpers.dashboard_browser import serving, streamlit, visit
+from helpers.dashboard_page import DashboardPage
+from helpers.dashboard_widgets import radio, select, slide
+from helpers.expected_figures import Drawn, comparison
 from helpers.made_runs import make_run
 
 from inrank_monitor import open_run
@@ -85,8 +90,13 @@ def test_single_runs_are_one_choice_away_and_a_run_alone_has_no_such_choice(grou
 
 @pytest.mark.parametrize(
     ("axis", "title", "factor"),
-    [("step", "step", 1), ("share", "share of training", 1 / 40), ("time", "wall-clock of the training (s)", 1), ("tokens", "tokens", 64)],
-)  # fmt: skip
+    [
+        ("step", "step", 1),
+        ("share", "share of training", 1 / 40),
+        ("time", "wall-clock of the training (s)", 1),
+        ("tokens", "tokens", 64),
+    ],
+)
 def test_the_x_axis_is_the_chosen_one(groups: list[str], axis: str, title: str, factor: float) -> None:
     app = show("Compare", run=groups)
     app.selectbox(key="align").set_value(axis).run()
@@ -149,3 +159,26 @@ def test_all_ranks_are_by_the_rule_of_the_page(groups: list[str], folder: Path) 
     ranks = specs(show("Compare", run=["other", "w8-0"], alpha=0.85, b=4))[1]
     one, other = (numbers(line["y"]) for line in drawn(ranks).values())
     np.testing.assert_array_equal(one, other)  # the same spectra
+
+
+@pytest.mark.slow
+def test_seeds_are_put_together_and_parted_and_laid_over_tokens_in_a_browser(
+    browser: Any, groups: list[str], folder: Path
+) -> None:
+    runs = {name: Drawn(folder / name) for name in groups}
+    both = {"width 8": groups[:2], "width 16": groups[2:]}
+
+    def expected(**look: Any) -> list[go.Figure]:
+        return comparison(runs, scalar="val_loss", title="validation loss", **look)
+
+    with serving(*streamlit(), folder=str(folder)) as address:
+        page = DashboardPage(visit(browser, address), address, folder)
+        page.begin("Compare", tuple(groups))
+        page.use(radio("Draw", "single runs"), expected(groups=both), expected())
+        page.use(radio("Draw", "mean ± spread"), expected(), expected(groups=both))
+        page.use(select("x axis", "tokens"), expected(groups=both), expected(groups=both, axis="tokens"))
+        page.use(
+            slide("Smoothing", "End"),
+            expected(groups=both, axis="tokens"),
+            expected(groups=both, axis="tokens", smoothing=0.99),
+        )
