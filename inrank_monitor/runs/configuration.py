@@ -60,6 +60,7 @@ def configuration_of(directory: Path, info: Mapping[str, Any]) -> Configuration:
         info: its run.json.
     """
     values: dict[str, Any] = {"model": info["model"]["class"], "parameters": info["model"].get("parameters")}
+    model = len(values)
     training = _mapping(info.get("training"))
     values |= dict(_flat(_mapping(training.get("config"))))
     optimizers = training.get("optimizers")
@@ -68,7 +69,17 @@ def configuration_of(directory: Path, info: Mapping[str, Any]) -> Configuration:
         values |= {name: optimizer.get("class"), **dict(_flat(_mapping(optimizer.get("values")), f"{name}."))}
     for file, part in _FILES:
         values |= dict(_flat(_read(directory / file, part)))
-    return Configuration(values, len(values) > 2)
+    told = [name for name in values if not name.startswith("optimizer")]
+    if len(told) > model:  # it tells an adapter's rank too, which may have been chosen by a run of the same seed
+        values["parameters"] = _without_adapters(info)
+    return Configuration(values, len(values) > model)
+
+
+def _without_adapters(info: Mapping[str, Any]) -> int | None:
+    """Parameters of the model, those of its adapters left out."""
+    ranks = [(entry.get("adapter_rank") or 0, entry["rows"] + entry["cols"]) for entry in info["matrices"]]
+    parameters = info["model"].get("parameters")
+    return None if parameters is None else parameters - sum(rank * sides for rank, sides in ranks)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -138,10 +149,17 @@ def group_runs(configurations: Mapping[str, Configuration]) -> list[RunGroup]:
 def _telling(run: str, given: Configuration) -> dict[str, Any]:
     """Without seeds, names, paths and dates."""
     return {
-        name: value
+        name: _seedless(value)
         for name, value in given.values.items()
         if not (_SEED.search(name) or _NAME.search(name) or _is_own(name, value, run))
     }
+
+
+def _seedless(value: Any) -> Any:
+    """Names of other runs, of which a training begins or takes its settings, without the number of their seed."""
+    if isinstance(value, list):
+        return [_seedless(one) for one in value]
+    return _SEED_IN_NAME.sub("seed", value) if isinstance(value, str) and "seed" in value.lower() else value
 
 
 def _is_own(name: str, value: Any, run: str) -> bool:
