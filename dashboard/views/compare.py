@@ -147,6 +147,7 @@ def show(page: Page, choice: Choice) -> None:
         )
         alt = f"{column_title(choice.column)} of {choice.matrix} in {len(states)} runs"
         show_figure(figure, f"compare {choice.column} by {axis}", alt)
-    show_table(comparison_table(groups, states, choice.scalar), "compare groups", "In what the groups of runs differ")
+    table = comparison_table(groups, states, choice.scalar)
+    show_table(table, "compare groups", "What the groups of runs came to, and in what they differ", height="content")
     with st.expander(f"The {len(states)} runs"):
         show_state(page, every=True)

@@ -41,6 +41,7 @@ class Alignment(Protocol):
 
 Align = Literal["step", "share"] | Alignment
 _WORDS = ("step", "share")
+_NOTE = 0.09  # height of a note, of the axis
 
 
 @dataclass(frozen=True)
@@ -154,21 +155,33 @@ def _add_null_lines(figure: go.Figure, nulls: Mapping[str, float], places: Mappi
     owners: dict[int, set[int]] = {}
     for name, null_rank in nulls.items():
         owners.setdefault(round(null_rank), set()).add(places[name])
-    for null_rank, lines in sorted(owners.items()):
-        if log_y and null_rank <= 0:
-            continue
+    shown = sorted(null_rank for null_rank in owners if null_rank > 0 or not log_y)
+    for null_rank in shown:
+        lines = owners[null_rank]
         alone = len(lines) == 1 < len(set(places.values()))
         colour = category(next(iter(lines))) if alone else NEUTRAL
         figure.add_hline(y=null_rank, line={"color": colour, "width": 1.2, "dash": "dash"})
+    for near in _near(shown):
         figure.add_annotation(
             x=1,
             xref="paper",
             xanchor="right",
             yanchor="bottom",
-            y=np.log10(null_rank) if log_y else null_rank,  # Plotly's notes, unlike its lines, lie at exponents
-            text=f"null rank {null_rank}",
+            y=np.log10(near[-1]) if log_y else near[-1],  # Plotly's notes, unlike its lines, lie at exponents
+            text=f"null rank {', '.join(map(str, near))}",
             showarrow=False,
         )
+
+
+def _near(values: Sequence[int]) -> list[list[int]]:
+    """Ascending values in groups of those so close to each other that their notes would overlap."""
+    groups: list[list[int]] = []
+    for value in values:
+        if groups and value - groups[-1][-1] < _NOTE * values[-1]:
+            groups[-1].append(value)
+        else:
+            groups.append([value])
+    return groups
 
 
 def loss_comparison(

@@ -59,7 +59,7 @@ def configuration_of(directory: Path, info: Mapping[str, Any]) -> Configuration:
         directory: of the run.
         info: its run.json.
     """
-    values: dict[str, Any] = {"model": info["model"]["class"], "parameters": info["model"].get("parameters")}
+    values: dict[str, Any] = {"model": info["model"]["class"], "parameters": info["model"]["parameters"]}
     model = len(values)
     training = _mapping(info.get("training"))
     values |= dict(_flat(_mapping(training.get("config"))))
@@ -75,11 +75,17 @@ def configuration_of(directory: Path, info: Mapping[str, Any]) -> Configuration:
     return Configuration(values, len(values) > model)
 
 
-def _without_adapters(info: Mapping[str, Any]) -> int | None:
-    """Parameters of the model, those of its adapters left out."""
-    ranks = [(entry.get("adapter_rank") or 0, entry["rows"] + entry["cols"]) for entry in info["matrices"]]
-    parameters = info["model"].get("parameters")
-    return None if parameters is None else parameters - sum(rank * sides for rank, sides in ranks)
+def _without_adapters(info: Mapping[str, Any]) -> int:
+    """Parameters of the model, those of its adapters left out: the parts of a fused weight share one side's factor."""
+    parameters = info["model"]["parameters"]
+    parts: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in info["matrices"]:
+        parts.setdefault(entry["parameter"], []).append(entry)
+    for entries in parts.values():
+        rows, cols = ([entry[side] for entry in entries] for side in ("rows", "cols"))
+        sides = sum(rows) + cols[0] if len(set(cols)) == 1 else rows[0] + sum(cols)
+        parameters -= (entries[0].get("adapter_rank") or 0) * sides
+    return int(parameters)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

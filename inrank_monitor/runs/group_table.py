@@ -16,24 +16,24 @@ _ENDS = {"intrinsic_rank": "mean rank", "rank_over_null_rank": "mean rank over n
 
 
 def comparison_table(groups: Sequence[RunGroup], runs: Mapping[str, RunState], scalar: str | None) -> pd.DataFrame:
-    """As text, a row a name, a column a group: how many runs, in what they differ, and the last values, mean ± spread.
+    """As text, a row a name, a column a group: how many runs, the last values, mean ± spread, in what they differ.
 
     Args:
         groups: of the runs.
         runs: run name -> its state.
         scalar: a logged value that is shown too, beside the losses.
     """
-    table = difference_table(groups)
+    differing = difference_table(groups)
+    table = differing.iloc[:1].copy()
     for wanted in dict.fromkeys((*LOSS_KINDS, *([scalar] if scalar else ()))):
         values = {name: last_value(run.scalars, wanted) for name, run in runs.items()}
         if np.isfinite(list(values.values())).any():
             table.loc[f"last {wanted}"] = _cells(groups, values)
     common = common_matrices(runs)
     for column, words in _ENDS.items():
-        table.loc[f"last {words}"] = _cells(
-            groups, {name: _last_mean(run, column, common) for name, run in runs.items()}
-        )
-    return table
+        values = {name: _last_mean(run, column, common) for name, run in runs.items()}
+        table.loc[f"last {words}"] = _cells(groups, values)
+    return pd.concat([table, differing.iloc[1:]])
 
 
 def _last_mean(run: RunState, column: str, matrices: Sequence[str]) -> float:

@@ -214,3 +214,10 @@ def test_a_run_that_logged_nothing_takes_no_colour_from_the_others() -> None:
     figure = loss_comparison({"a": logged([1, 2]), "b": logged([], "other"), "c": logged([3, 4])})
     assert lines(figure)["c"].line.color == whole["c"].line.color
     assert "b" not in lines(figure)
+
+
+def test_null_ranks_close_to_each_other_share_a_note_and_have_a_line_each() -> None:
+    nulls = {"a": 50, "b": 48, "c": 20}
+    figure = run_comparison({name: measured([[1, 2, 3, 4]]).assign(null_rank=null) for name, null in nulls.items()})
+    assert [shape.y0 for shape in figure.layout.shapes] == [20, 48, 50]
+    assert [note.text for note in figure.layout.annotations] == ["null rank 20", "null rank 48, 50"]

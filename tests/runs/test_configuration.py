@@ -51,6 +51,8 @@ def test_runs_that_differ_in_their_seed_are_a_group_and_the_difference_of_groups
         ("begun", "2026-11-29", "2026-11-30T01:02:03"),
         ("where_to_file", "runs/a/x.bin", "runs/b/x.bin"),
         ("warmup", None, None),
+        ("pretrained", "base-seed-1", "base-seed-2"),
+        ("rates_from", ["x-rate-0.1-seed-7"], ["x-rate-0.1-seed-8"]),
     ],
 )
 def test_seeds_names_places_and_dates_do_not_part_runs(name: str, one: Any, other: Any) -> None:
@@ -69,6 +71,8 @@ def test_seeds_names_places_and_dates_do_not_part_runs(name: str, one: Any, othe
         ("nested.decay", 0.1, 0.0),
         ("fused", True, False),
         ("lr", 1e-3, None),
+        ("pretrained", "base-1", "base-2"),
+        ("rates_from", ["x-rate-0.1-seed-7"], ["x-rate-0.2-seed-7"]),
         ("valid", 1, True),
     ],
 )
@@ -128,3 +132,19 @@ def test_files_that_hold_no_configuration_are_passed_over(tmp_path: Path, text: 
     (run / "demo.json").write_text(text)
     info = open_run(run).info | {"training": text, "x": 1}
     assert not configuration_of(run, info).tells
+
+
+def test_adapters_whose_ranks_another_run_chose_do_not_part_seeds_but_other_models_do(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "config.json").write_text('{"ranks": "advised"}')
+    info = open_run(run).info
+
+    def adapted(rank: int, more: int = 0) -> Configuration:
+        matrices = [entry | {"adapter_rank": rank} for entry in info["matrices"]]
+        parameters = info["model"]["parameters"] + more + rank * ((3 * 24 + 16) + 2 * (24 + 16))  # q, k, v are one
+        return configuration_of(run, info | {"matrices": matrices, "model": info["model"] | {"parameters": parameters}})
+
+    assert [group.runs for group in group_runs({"a": adapted(2), "b": adapted(3)})] == [("a", "b")]
+    assert len(group_runs({"a": adapted(2), "b": adapted(2, more=7)})) == 2
+    (run / "config.json").unlink()
+    assert len(group_runs({"s-seed-0": adapted(2), "s-seed-1": adapted(3)})) == 2  # nothing else tells the rank
