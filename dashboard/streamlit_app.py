@@ -66,8 +66,8 @@ def main() -> None:
         page.update()
         if live and not live_runs(page, everything=view is runs):
             st.rerun()  # all have ended: once more with everything, then no more asking
-        if view is not runs:
-            show_state(page, every=view in (compare, spectrum_evolution))
+        if view not in (runs, compare):
+            show_state(page, every=view is spectrum_evolution)
         view.show(page, choice)
 
     body()

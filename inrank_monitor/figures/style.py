@@ -110,7 +110,7 @@ def logarithmic(values: np.ndarray) -> dict[str, object]:
         return {"type": "log"}
     low, high = int(np.floor(np.log10(positive.min()))), int(np.ceil(np.log10(positive.max())))
     decades = high - low
-    leading = (1, 2, 5) if decades <= 2 else (1, 3) if decades <= 4 else (1,)
+    leading = (1, 2, 3, 4, 5, 6, 8) if decades <= 1 else (1, 2, 5) if decades <= 2 else (1, 3) if decades <= 4 else (1,)
     ticks = [digit * 10.0**power for power in range(low, high + 1, max(decades // 8, 1)) for digit in leading]
     return {"type": "log", "tickvals": ticks, "ticktext": [_plain(tick) for tick in ticks], "tickangle": 0}
 

@@ -33,16 +33,61 @@ from inrank_monitor.runs.paths import local_name, local_path, output_file
 from inrank_monitor.runs.run_file import read_info
 
 if TYPE_CHECKING:
+    from inrank_monitor.runs.comparability import Caveat, caveats, common_matrices, lacking
+    from inrank_monitor.runs.configuration import (
+        Configuration,
+        RunGroup,
+        configuration_of,
+        difference_table,
+        group_runs,
+    )
     from inrank_monitor.runs.export import export_run
     from inrank_monitor.runs.folder import RunFolder, list_runs
+    from inrank_monitor.runs.group_table import comparison_table
     from inrank_monitor.runs.judging import verdicts
+    from inrank_monitor.runs.losses import (
+        LOSS_KINDS,
+        first_choice,
+        lacking_scalar,
+        last_value,
+        loss_name,
+        named_scalar,
+        scalar_choices,
+        scalar_rows,
+    )
     from inrank_monitor.runs.peak import FIRST_STEPS, peak_ranks, peaks, running_ranks
     from inrank_monitor.runs.recomputation import logged_rule, recompute
     from inrank_monitor.runs.run import Run, is_run, open_run, snapshot_table
     from inrank_monitor.runs.shared_run import RunState, SharedRun
     from inrank_monitor.runs.summary import RunSummary
+    from inrank_monitor.runs.timeline import AXES, Alignment, Axis, Timeline, align, common_axes, timeline_of
 
 _READING = {
+    "comparison_table": "group_table",
+    "scalar_rows": "losses",
+    "lacking_scalar": "losses",
+    "AXES": "timeline",
+    "Alignment": "timeline",
+    "Axis": "timeline",
+    "Timeline": "timeline",
+    "align": "timeline",
+    "common_axes": "timeline",
+    "timeline_of": "timeline",
+    "LOSS_KINDS": "losses",
+    "first_choice": "losses",
+    "last_value": "losses",
+    "loss_name": "losses",
+    "named_scalar": "losses",
+    "scalar_choices": "losses",
+    "Configuration": "configuration",
+    "RunGroup": "configuration",
+    "configuration_of": "configuration",
+    "difference_table": "configuration",
+    "group_runs": "configuration",
+    "common_matrices": "comparability",
+    "lacking": "comparability",
+    "caveats": "comparability",
+    "Caveat": "comparability",
     "FIRST_STEPS": "peak",
     "Run": "run",
     "RunFolder": "folder",
@@ -62,11 +107,13 @@ _READING = {
     "verdicts": "judging",
 }
 __all__ = [
+    "AXES",
     "DIRECTION_METRICS",
     "FIRST_STEPS",
     "FLOAT_METRICS",
     "INTEGER_METRICS",
     "LOCK_FILE",
+    "LOSS_KINDS",
     "RUN_FILE",
     "SCHEMAS",
     "SCHEMA_VERSION",
@@ -74,28 +121,48 @@ __all__ = [
     "WEIGHTS_FILE",
     "WEIGHT_METRICS",
     "WRITER_FILE",
+    "Alignment",
     "AppendFile",
+    "Axis",
+    "Caveat",
     "Claim",
+    "Configuration",
     "Lock",
     "OtherWriterError",
     "Run",
     "RunFolder",
+    "RunGroup",
     "RunLog",
     "RunOptions",
     "RunState",
     "RunSummary",
     "SegmentTakenError",
     "SharedRun",
+    "Timeline",
+    "align",
+    "caveats",
     "check_leading",
+    "common_axes",
+    "common_matrices",
+    "comparison_table",
+    "configuration_of",
+    "difference_table",
     "existing_segments",
     "export_run",
+    "first_choice",
+    "group_runs",
     "is_locked",
     "is_run",
+    "lacking",
+    "lacking_scalar",
+    "last_value",
     "list_runs",
     "local_name",
     "local_path",
     "logged_rule",
+    "loss_name",
     "make_batch",
+    "named_scalar",
     "open_run",
     "output_file",
     "peak_ranks",
@@ -103,9 +170,12 @@ __all__ = [
     "read_info",
     "recompute",
     "running_ranks",
+    "scalar_choices",
+    "scalar_rows",
     "segment_path",
     "snapshot_table",
     "storable",
+    "timeline_of",
     "verdicts",
     "write_json",
 ]

@@ -17,11 +17,13 @@ from typing import Literal, TypeVar
 import pandas as pd
 
 from inrank_monitor.ranks import RankRule
+from inrank_monitor.runs.configuration import Configuration, configuration_of
 from inrank_monitor.runs.curve import too_few_points
 from inrank_monitor.runs.log_files import Status
 from inrank_monitor.runs.recomputation import Recomputation, factored_matrices, logged_rule, null_ranks
 from inrank_monitor.runs.run import Run, buffer_ranks, open_run
 from inrank_monitor.runs.summary import RunSummary
+from inrank_monitor.runs.timeline import Timeline, timeline_of
 
 MAX_AGE = 0.5  # seconds between two looks at the disk, however many pages ask
 Result = TypeVar("Result")
@@ -40,6 +42,8 @@ class RunState:
         leading: how many singular values were kept; None: all.
         measured: how many of them were measured, where the others are estimates; None: all.
         too_few_points: a sentence or two if it is too sparsely measured for a curve.
+        configuration: what it was trained with, as far as that is known.
+        timeline: where its steps lie in time, tokens and its training.
     """
 
     name: str
@@ -60,6 +64,8 @@ class RunState:
     leading: int | None
     measured: int | None
     too_few_points: str | None
+    configuration: Configuration
+    timeline: Timeline
 
     @property
     def steps(self) -> list[int]:
@@ -156,6 +162,7 @@ class SharedRun:
             problems = list(run.problems)
         except OSError:
             problems = []
+        trained_with = configuration_of(run.path, run.info)
         return RunState(
             name=run.name,
             version=self._version,
@@ -175,6 +182,8 @@ class SharedRun:
             leading=run.leading,
             measured=run.measured,
             too_few_points=too_few_points(self.status, run.options, run.measurements, run.scalars),
+            configuration=trained_with,
+            timeline=timeline_of(run, trained_with),
         )
 
     def singular_values(self, name: str, of: Literal["update", "weight"] = "update") -> pd.DataFrame:

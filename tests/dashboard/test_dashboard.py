@@ -204,7 +204,7 @@ def test_explained_ratio_curve_is_that_of_the_spectrum_with_its_rank_ringed(run:
 def test_compare_draws_a_line_a_run_aligned_by_share_of_training(folder: Path) -> None:
     for place, name in enumerate(("short", "long")):
         make_run(folder / name, steps=range(0, 30 + 30 * place, 10), seed=place)
-    figure, loss = specs(
+    loss, figure = specs(
         show("Compare", run=["short", "long"], align="share of training", compared="h.0.mlp.c_fc.weight")
     )
     for trace, name in zip(figure["data"], ("short", "long"), strict=True):
@@ -419,8 +419,8 @@ def test_forty_runs_are_listed_and_compared(folder: Path) -> None:
     for place, name in enumerate(names):
         make_run(folder / name, created=1e9 + place, seed=place)
     assert list(show("Runs").dataframe[0].value["run"]) == names[::-1]
-    figure = specs(show("Compare", run=names))[0]
-    assert [trace["name"] for trace in figure["data"]] == names
+    for figure in specs(show("Compare", run=names)):
+        assert [trace["name"] for trace in figure["data"]] == names
 
 
 def test_an_empty_folder_is_explained(folder: Path) -> None:

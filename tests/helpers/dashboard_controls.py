@@ -230,16 +230,27 @@ COMPARED: dict[str, tuple[Act, Callable[[dict[str, Drawn]], list[go.Figure]], Ac
         lambda both: comparison(both, "stable_rank"),
         select("Quantity", column_title("intrinsic_rank")),
     ),
-    "Align by": (
-        select("Align by", "share of training"),
-        lambda both: comparison(both, align="share"),
-        select("Align by", "step"),
+    "x axis, share": (
+        select("x axis", "share of training"),
+        lambda both: comparison(both, axis="share"),
+        select("x axis", "step"),
     ),
-    "Log steps": (toggle("Log steps"), lambda both: comparison(both, log_steps=True), toggle("Log steps")),
+    "x axis, wall-clock": (
+        select("x axis", "wall-clock"),
+        lambda both: comparison(both, axis="time"),
+        select("x axis", "step"),
+    ),
+    "Log x": (toggle("Log x"), lambda both: comparison(both, log_x=True), toggle("Log x")),
+    "Log y": (toggle("Log y"), lambda both: comparison(both, log_y=True), toggle("Log y")),
+    "Smoothing": (
+        slide("Smoothing", "End"),
+        lambda both: comparison(both, smoothing=0.99),
+        slide("Smoothing", "Home"),
+    ),
     "Logged value": (
-        select("Logged value beside it", "tracker_overhead"),
-        lambda both: comparison(both, scalar="tracker_overhead"),
-        select("Logged value beside it", "loss"),
+        select("Logged value", "tracker_overhead"),
+        lambda both: comparison(both, scalar="tracker_overhead", title="tracker_overhead"),
+        select("Logged value", "training loss"),
     ),
     "Runs": (clear("Runs"), lambda both: [], add("Runs", "first", "second")),
 }

@@ -31,6 +31,7 @@ from inrank_monitor.report.figure_sections import telling_matrices
 from inrank_monitor.report.overview import overview_table
 from inrank_monitor.runs.recomputation import RankRule
 from inrank_monitor.runs.shared_run import SharedRun
+from inrank_monitor.runs.timeline import Axis, align
 
 
 class Drawn:
@@ -163,13 +164,16 @@ def comparison(
     matrix: str | None = None,
     *,
     scalar: str = "loss",
-    align: Any = "step",
-    log_steps: bool = False,
+    title: str = "training loss",
+    axis: Axis = "step",
+    smoothing: float = 0.0,
+    **look: Any,
 ) -> list[go.Figure]:
-    """A line a run, of a quantity and of a logged value."""
+    """A line a run, of a logged value and of a quantity."""
     ranks = {name: one.state.measurements for name, one in runs.items()}
     scalars = {name: one.state.scalars for name, one in runs.items()}
+    look["align"] = align({name: one.state.timeline for name, one in runs.items()}, axis)
     return [
-        run_comparison(ranks, column, matrix, align=align, log_steps=log_steps),
-        loss_comparison(scalars, scalar, align=align),
+        loss_comparison(scalars, scalar, title=title, smoothing=smoothing, **look),
+        run_comparison(ranks, column, matrix, **look),
     ]
