@@ -72,12 +72,12 @@ def opened(folder: RunFolder, name: str) -> SharedRun:
     Raises:
         OSError, ValueError: it is refused, missing or unreadable.
     """
-    return _opened(folder.path_of(name))
+    return _opened(folder.path_of(name), name)
 
 
 @st.cache_resource(max_entries=_OPEN_RUNS, show_spinner="Reading the run …")
-def _opened(path: Path) -> SharedRun:
-    return SharedRun(path)
+def _opened(path: Path, name: str) -> SharedRun:
+    return SharedRun(path, name)
 
 
 def summarised(folder: RunFolder, name: str) -> RunSummary:
@@ -134,6 +134,8 @@ def show_state(page: Page, every: bool) -> None:
 def _show_state(state: RunState) -> None:
     words = {"live": ":green[● live]", "finished": "finished", "interrupted": ":orange[interrupted]"}
     parts = [f"{code(state.name)} {words[state.status]} at step {state.last_step}", f"{len(state.steps)} snapshots"]
+    if state.diverged:
+        parts.insert(1, f":red[**⚠ {plain(state.diverged.text)}**]")
     used = buffer_rank_text(state.matrices["buffer_rank"])
     parts.append(f"ranks at α = {state.rule.threshold:g}, {used}, {state.rule.definition}")
     if state.rule != state.logged_rule:

@@ -28,13 +28,15 @@ from inrank_monitor.runs.log import (
     storable,
     write_json,
 )
+from inrank_monitor.runs.notes import NOTES_FILE, RunNotes, is_found, read_notes, write_notes
 from inrank_monitor.runs.options import RunOptions, check_leading
 from inrank_monitor.runs.paths import local_name, local_path, output_file
 from inrank_monitor.runs.run_file import read_info
 
 if TYPE_CHECKING:
+    from inrank_monitor.runs.divergence import Divergence, divergence, loss_divergence
     from inrank_monitor.runs.export import export_run
-    from inrank_monitor.runs.folder import RunFolder, list_runs
+    from inrank_monitor.runs.folder import RunFolder, list_runs, read_runs
     from inrank_monitor.runs.judging import verdicts
     from inrank_monitor.runs.peak import FIRST_STEPS, peak_ranks, peaks, running_ranks
     from inrank_monitor.runs.recomputation import logged_rule, recompute
@@ -43,19 +45,23 @@ if TYPE_CHECKING:
     from inrank_monitor.runs.summary import RunSummary
 
 _READING = {
+    "Divergence": "divergence",
     "FIRST_STEPS": "peak",
     "Run": "run",
     "RunFolder": "folder",
     "RunState": "shared_run",
     "RunSummary": "summary",
     "SharedRun": "shared_run",
+    "divergence": "divergence",
     "export_run": "export",
     "is_run": "run",
     "list_runs": "folder",
     "logged_rule": "recomputation",
+    "loss_divergence": "divergence",
     "open_run": "run",
     "peak_ranks": "peak",
     "peaks": "peak",
+    "read_runs": "folder",
     "recompute": "recomputation",
     "snapshot_table": "run",
     "running_ranks": "peak",
@@ -67,6 +73,7 @@ __all__ = [
     "FLOAT_METRICS",
     "INTEGER_METRICS",
     "LOCK_FILE",
+    "NOTES_FILE",
     "RUN_FILE",
     "SCHEMAS",
     "SCHEMA_VERSION",
@@ -76,31 +83,38 @@ __all__ = [
     "WRITER_FILE",
     "AppendFile",
     "Claim",
+    "Divergence",
     "Lock",
     "OtherWriterError",
     "Run",
     "RunFolder",
     "RunLog",
+    "RunNotes",
     "RunOptions",
     "RunState",
     "RunSummary",
     "SegmentTakenError",
     "SharedRun",
     "check_leading",
+    "divergence",
     "existing_segments",
     "export_run",
+    "is_found",
     "is_locked",
     "is_run",
     "list_runs",
     "local_name",
     "local_path",
     "logged_rule",
+    "loss_divergence",
     "make_batch",
     "open_run",
     "output_file",
     "peak_ranks",
     "peaks",
     "read_info",
+    "read_notes",
+    "read_runs",
     "recompute",
     "running_ranks",
     "segment_path",
@@ -108,6 +122,7 @@ __all__ = [
     "storable",
     "verdicts",
     "write_json",
+    "write_notes",
 ]
 
 

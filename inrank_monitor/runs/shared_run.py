@@ -18,6 +18,7 @@ import pandas as pd
 
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.runs.curve import too_few_points
+from inrank_monitor.runs.divergence import Divergence
 from inrank_monitor.runs.log_files import Status
 from inrank_monitor.runs.recomputation import Recomputation, factored_matrices, logged_rule, null_ranks
 from inrank_monitor.runs.run import Run, buffer_ranks, open_run
@@ -36,6 +37,7 @@ class RunState:
     Attributes:
         version: grows whenever something new was read.
         matrices: with the buffer ranks and null ranks of this rule, and whether the matrix is held in factors.
+        diverged: since when, and how it is known; None: it is not.
         problems: what could not be read, in sentences.
         leading: how many singular values were kept; None: all.
         measured: how many of them were measured, where the others are estimates; None: all.
@@ -54,6 +56,7 @@ class RunState:
     directions: pd.DataFrame
     scalars: pd.DataFrame
     events: pd.DataFrame
+    diverged: Divergence | None
     loss_ranks: pd.DataFrame
     problems: list[str]
     leading: int | None
@@ -75,11 +78,16 @@ class RunState:
 class SharedRun:
     """A run that several threads read; see `RunState`.
 
+    Args:
+        path: of its directory.
+        name: what it is called; default: as its directory.
+
     Raises:
         FileNotFoundError, ValueError: as `open_run`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        self._name = name
         self._lock = threading.RLock()
         self._run: Run = open_run(path)
         self._recomputed: OrderedDict[RankRule, Recomputation] = OrderedDict()
@@ -156,7 +164,7 @@ class SharedRun:
         except OSError:
             problems = []
         return RunState(
-            name=run.name,
+            name=self._name or run.name,
             version=self._version,
             status=self.status,
             rule=rule,
@@ -168,6 +176,7 @@ class SharedRun:
             directions=run.directions,
             scalars=run.scalars,
             events=run.events,
+            diverged=run.diverged,
             loss_ranks=run.loss_ranks,
             problems=problems + ([self._problem] if self._problem else []),
             leading=run.leading,
