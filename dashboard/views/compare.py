@@ -8,7 +8,7 @@ import streamlit as st
 
 from inrank_monitor.figures import column_title, loss_comparison, run_comparison, short_names
 from views.choices import URL, log_steps_switch, take_names
-from views.page import Page, explain, show_figure
+from views.page import Page, explain, marked_name, show_figure
 
 MEAN = "mean over all matrices"
 _COLUMNS = (
@@ -65,7 +65,7 @@ def show(page: Page, choice: Choice) -> None:
     """Both comparisons, in the same colours."""
     if len(page.runs) < 2:
         st.info("Choose more runs in the sidebar to compare them.", icon=":material/arrow_back:")
-    states = {name: run.tables(page.rule) for name, run in page.runs.items()}
+    states = {marked_name(run.tables()): run.tables(page.rule) for run in page.runs.values()}
     left, right = st.columns([3, 2])
     with left:
         figure = run_comparison(

@@ -155,6 +155,11 @@ def _show_state(state: RunState) -> None:
         st.warning(plain(problem), icon=":material/healing:")
 
 
+def marked_name(state: RunState) -> str:
+    """A run's name in a legend, marked if it diverged."""
+    return f"{state.name} ({state.diverged.text.partition(':')[0]})" if state.diverged else state.name
+
+
 def caption(key: str) -> None:
     """Two lines under a heading: what the reader sees, and what to conclude."""
     lines = CAPTIONS[key]

@@ -14,6 +14,7 @@ MOST_MARKS = 300
 _KINDS = {
     "rank_grown": ("rank grown", "triangle-up", CATEGORIES[2]),
     "non_finite": ("not finite", "x", CATEGORIES[1]),
+    "diverged": ("diverged", "cross", CATEGORIES[1]),
     "error": ("error", "x", CATEGORIES[1]),
     "snapshot_skipped": ("snapshot left out", "diamond-open", CATEGORIES[4]),
     "stopped_moving": ("stopped moving", "square-open", CATEGORIES[4]),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from inrank_monitor.ranks import VERDICTS, buffer_rank_text, cut_text, too_large_text
 from inrank_monitor.report.source import RunTables
-from inrank_monitor.runs import peaks, verdicts
+from inrank_monitor.runs import DIVERGED, peaks, verdicts
 
 _COLUMNS = (
     "step",
@@ -29,7 +29,7 @@ def matrix_table(run: RunTables) -> pd.DataFrame:
     Returns:
         DataFrame indexed by matrix: rows, cols, buffer_rank, step, intrinsic_rank, null_rank, rank_over_null_rank,
         signal_rank, peak_rank, peak_step, stable_rank, effective_rank, relative_norm; verdict (text, on the newest
-        measurement, finite or not). Where ranks by loss were taken also loss_rank, of the newest result. NaN for what
+        measurement, finite or not; of a diverged run that it diverged, wherever there is an update). Where ranks by loss were taken also loss_rank, of the newest result. NaN for what
         is not known, and for a matrix that has no finite measurement.
     """
     table = run.matrices.reindex(columns=["rows", "cols", "buffer_rank", "null_rank"])
@@ -46,7 +46,7 @@ def matrix_table(run: RunTables) -> pd.DataFrame:
         table["loss_rank"] = by_loss["rank"].astype(float)
         order.append("loss_rank")
     table = table[[*order, "stable_rank", "effective_rank", "relative_norm"]]
-    return table.assign(verdict=verdicts(run.matrices, measured))
+    return table.assign(verdict=verdicts(run.matrices, measured, run.diverged))
 
 
 def newest_loss_ranks(loss_ranks: pd.DataFrame) -> pd.DataFrame:
@@ -111,6 +111,8 @@ def status_line(run: RunTables) -> str:
     known = [int(column.max()) for column in (steps, run.scalars["step"]) if len(column)]
     parts = [f"{words.get(run.status, run.status)} {max(known)}" if known else f"{run.status}, no step measured yet"]
     snapshots = int(steps.nunique())
+    if run.diverged:
+        parts.append(run.diverged.text)
     parts.append(f"{snapshots} snapshot{'' if snapshots == 1 else 's'} of {_count(len(run.matrices), 'matrix')}")
     if cost := tracker_cost(run):
         parts.append(f"tracker {cost}")
@@ -144,7 +146,7 @@ def verdict(table: pd.DataFrame) -> str:
     counts = table["verdict"].value_counts()
     if counts.empty or table["step"].isna().all():
         return "No matrix has a finite measurement yet."
-    found = ", ".join(f"{counts[each]} {each}" for each in VERDICTS if each in counts)
+    found = ", ".join(f"{counts[each]} {each}" for each in (*VERDICTS, DIVERGED) if each in counts)
     said = f"Of {_count(len(table), 'matrix')}: {found}."
     ratio = table["rank_over_null_rank"].dropna()
     if len(ratio) == 0:

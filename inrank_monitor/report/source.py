@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from inrank_monitor.runs import Divergence
+
 
 class RunTables(Protocol):
     """The part of `inrank_monitor.runs.run.Run` that the reports read."""
@@ -17,6 +19,10 @@ class RunTables(Protocol):
     @property
     def status(self) -> str:
         """`live`, `finished` or `interrupted`."""
+
+    @property
+    def diverged(self) -> Divergence | None:
+        """Since when, and how it is known; None: it has not, as far as is known."""
 
     @property
     def info(self) -> dict[str, Any]:

@@ -34,10 +34,11 @@ from inrank_monitor.runs.paths import local_name, local_path, output_file
 from inrank_monitor.runs.run_file import read_info
 
 if TYPE_CHECKING:
-    from inrank_monitor.runs.divergence import Divergence, divergence, loss_divergence
+    from inrank_monitor.runs.divergence import DIVERGED, Divergence, divergence, loss_divergence, with_divergence
     from inrank_monitor.runs.export import export_run
     from inrank_monitor.runs.folder import RunFolder, list_runs, read_runs
     from inrank_monitor.runs.judging import verdicts
+    from inrank_monitor.runs.keeping import Contents, contents, delete_run, rename_run
     from inrank_monitor.runs.peak import FIRST_STEPS, peak_ranks, peaks, running_ranks
     from inrank_monitor.runs.recomputation import logged_rule, recompute
     from inrank_monitor.runs.run import Run, is_run, open_run, snapshot_table
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from inrank_monitor.runs.summary import RunSummary
 
 _READING = {
+    "Contents": "keeping",
+    "DIVERGED": "divergence",
     "Divergence": "divergence",
     "FIRST_STEPS": "peak",
     "Run": "run",
@@ -52,6 +55,8 @@ _READING = {
     "RunState": "shared_run",
     "RunSummary": "summary",
     "SharedRun": "shared_run",
+    "contents": "keeping",
+    "delete_run": "keeping",
     "divergence": "divergence",
     "export_run": "export",
     "is_run": "run",
@@ -63,12 +68,15 @@ _READING = {
     "peaks": "peak",
     "read_runs": "folder",
     "recompute": "recomputation",
+    "rename_run": "keeping",
     "snapshot_table": "run",
     "running_ranks": "peak",
     "verdicts": "judging",
+    "with_divergence": "divergence",
 }
 __all__ = [
     "DIRECTION_METRICS",
+    "DIVERGED",
     "FIRST_STEPS",
     "FLOAT_METRICS",
     "INTEGER_METRICS",
@@ -83,6 +91,7 @@ __all__ = [
     "WRITER_FILE",
     "AppendFile",
     "Claim",
+    "Contents",
     "Divergence",
     "Lock",
     "OtherWriterError",
@@ -96,6 +105,8 @@ __all__ = [
     "SegmentTakenError",
     "SharedRun",
     "check_leading",
+    "contents",
+    "delete_run",
     "divergence",
     "existing_segments",
     "export_run",
@@ -116,11 +127,13 @@ __all__ = [
     "read_notes",
     "read_runs",
     "recompute",
+    "rename_run",
     "running_ranks",
     "segment_path",
     "snapshot_table",
     "storable",
     "verdicts",
+    "with_divergence",
     "write_json",
     "write_notes",
 ]

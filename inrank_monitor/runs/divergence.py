@@ -21,10 +21,12 @@ class Divergence:
     Attributes:
         step: the first one of which it is known.
         text: `diverged: loss is not finite since step 30`.
+        everywhere: whether it speaks of all matrices, and not of a few that are not finite.
     """
 
     step: int
     text: str
+    everywhere: bool = True
 
 
 def divergence(scalars: pd.DataFrame, measurements: pd.DataFrame) -> Divergence | None:
@@ -85,4 +87,12 @@ def _not_finite(measurements: pd.DataFrame) -> Divergence | None:
     last_fine = rows["matrix"].astype(str).map({str(name): step for name, step in fine.items()}).fillna(-1)
     step = int(rows.loc[rows["step"] > last_fine, "step"].min())
     count = f"{len(bad)} of {len(newest)} matrices" if len(newest) > 1 else "the matrix"
-    return Divergence(step, f"not finite: {count} since step {step}")
+    return Divergence(step, f"not finite: {count} since step {step}", everywhere=2 * len(bad) > len(newest))
+
+
+def with_divergence(events: pd.DataFrame, diverged: Divergence | None) -> pd.DataFrame:
+    """What happened in a run, and that it diverged: for figures that mark events over steps."""
+    if diverged is None:
+        return events
+    row = {"step": diverged.step, "time": np.nan, "kind": DIVERGED, "matrix": None, "message": diverged.text}
+    return pd.concat([events, pd.DataFrame([row]).astype(events.dtypes.to_dict())], ignore_index=True)

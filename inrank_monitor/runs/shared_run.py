@@ -18,7 +18,7 @@ import pandas as pd
 
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.runs.curve import too_few_points
-from inrank_monitor.runs.divergence import Divergence
+from inrank_monitor.runs.divergence import Divergence, with_divergence
 from inrank_monitor.runs.log_files import Status
 from inrank_monitor.runs.recomputation import Recomputation, factored_matrices, logged_rule, null_ranks
 from inrank_monitor.runs.run import Run, buffer_ranks, open_run
@@ -67,6 +67,16 @@ class RunState:
     def steps(self) -> list[int]:
         """The measured steps."""
         return [int(step) for step in self.measurements["step"].unique()]
+
+    @property
+    def marked_events(self) -> pd.DataFrame:
+        """The events, and that the run diverged: for figures over steps."""
+        return with_divergence(self.events, self.diverged)
+
+    @property
+    def divergence_mark(self) -> pd.DataFrame:
+        """Of `marked_events` that alone."""
+        return with_divergence(self.events.iloc[:0], self.diverged)
 
     @property
     def last_step(self) -> int:
