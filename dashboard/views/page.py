@@ -86,7 +86,7 @@ def summarised(folder: RunFolder, name: str) -> RunSummary:
     Raises:
         OSError, ValueError: as `opened`.
     """
-    summary = _summarised(folder.path_of(name), folder.stamp(name))
+    summary = _summarised(folder.path, name, folder.stamp(name))
     if summary.status != "live":
         return summary
     run = opened(folder, name)
@@ -95,8 +95,8 @@ def summarised(folder: RunFolder, name: str) -> RunSummary:
 
 
 @st.cache_resource(max_entries=2000, show_spinner="Reading the runs …")
-def _summarised(path: Path, stamp: tuple[tuple[str, int, int], ...]) -> RunSummary:
-    return open_run(path).summary()
+def _summarised(folder: Path, name: str, stamp: tuple[tuple[str, int, int], ...]) -> RunSummary:
+    return open_run(RunFolder(folder).path_of(name)).summary()
 
 
 def live_runs(page: Page, everything: bool = False) -> list[str]:

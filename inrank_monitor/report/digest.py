@@ -29,8 +29,8 @@ def matrix_table(run: RunTables) -> pd.DataFrame:
     Returns:
         DataFrame indexed by matrix: rows, cols, buffer_rank, step, intrinsic_rank, null_rank, rank_over_null_rank,
         signal_rank, peak_rank, peak_step, stable_rank, effective_rank, relative_norm; verdict (text, on the newest
-        measurement, finite or not; of a diverged run that it diverged, wherever there is an update). Where ranks by loss were taken also loss_rank, of the newest result. NaN for what
-        is not known, and for a matrix that has no finite measurement.
+        measurement, finite or not; of a run that diverged, that it did). Where ranks by loss were taken also loss_rank,
+        of the newest result. NaN for what is not known, and for a matrix that has no finite measurement.
     """
     table = run.matrices.reindex(columns=["rows", "cols", "buffer_rank", "null_rank"])
     measured = run.measurements

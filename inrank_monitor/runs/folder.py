@@ -54,7 +54,7 @@ class RunFolder:
         candidates, cut = ({self.path.name: self.path}, False) if is_run(self.path) else find_runs(self.path)
         for name, path in candidates.items():
             try:
-                if problem := _problem(self.path, path, path.lstat().st_mtime_ns, path.stat().st_mtime_ns):
+                if problem := _problem(self.path, path, *_times(path)):
                     refused[name] = problem
                 else:
                     kept.append((_created(path / RUN_FILE, (path / RUN_FILE).stat().st_mtime_ns), name))
@@ -94,9 +94,12 @@ class RunFolder:
         """Names, sizes and times of a run's files: as long as it is the same, so is what is read from them.
 
         Raises:
-            OSError: as `path_of`.
+            OSError: it is refused, or is not there.
         """
-        with os.scandir(self.path_of(name)) as entries:
+        path = self.path if is_run(self.path) and name == self.path.name else self.place_of(name)
+        if problem := _problem(self.path, path, *_times(path)):
+            raise PermissionError(problem)
+        with os.scandir(path) as entries:
             files = sorted((entry.name, entry.stat()) for entry in entries if _is_read(entry.name, NOTES_FILE))
         return tuple((file, state.st_size, state.st_mtime_ns) for file, state in files)
 
@@ -130,6 +133,11 @@ def check_run(folder: Path, path: Path) -> str | None:
 def _problem(folder: Path, path: Path, *changed: int) -> str | None:
     """`check_run`, once for each state of a directory: what is opened is checked again."""
     return check_run(folder, path)
+
+
+def _times(path: Path) -> tuple[int, int]:
+    """When a directory, or the link to one, was last changed (nanoseconds)."""
+    return path.lstat().st_mtime_ns, path.stat().st_mtime_ns
 
 
 def _is_read(name: str, *others: str) -> bool:

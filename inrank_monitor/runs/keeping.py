@@ -1,4 +1,4 @@
-"""Rename and delete runs of a folder. A run that is being written, and what is no run, is refused; no link is followed."""
+"""Rename and delete runs of a folder; what is being written or is no run is refused, and no link is followed."""
 
 from __future__ import annotations
 
