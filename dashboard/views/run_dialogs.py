@@ -1,4 +1,4 @@
-"""Questions about one run: its tags and notes, another name, whether it may be deleted. `inrank_monitor.runs` does it."""
+"""Questions about one run: its tags and notes, another name, whether to delete it. `inrank_monitor.runs` does it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _delete(page: Page, name: str) -> None:
     except (OSError, ValueError) as error:
         st.error(plain(error), icon=":material/error:")
         return
-    st.markdown(f"Delete {code(name)} from the disk, {inside.size / 1e6:,.1f} MB? This cannot be undone.")
+    st.markdown(f"Delete {code(name)} from the disk, {_size(inside.size)}? This cannot be undone.")
     everything = False
     if inside.others:
         listed = ", ".join(code(other) for other in inside.others[:6]) + (" …" if len(inside.others) > 6 else "")
@@ -85,6 +85,10 @@ def _delete(page: Page, name: str) -> None:
         delete_run(page.folder, name, everything=everything)
 
     _answer("Delete for good", delete, page, name)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1e3:,.1f} kB"
 
 
 def _answer(label: str, act: Callable[[], str | None], page: Page, name: str, disabled: bool = False) -> None:
