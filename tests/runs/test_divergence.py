@@ -28,7 +28,8 @@ def with_losses(directory: Path, values: list[float], name: str = "loss") -> Pat
 
 def test_a_loss_that_is_not_finite_at_the_end_marks_every_matrix(tmp_path: Path) -> None:
     run = open_run(with_losses(tmp_path / "run", [1.0, np.nan, np.inf, np.nan]))
-    assert run.diverged and run.diverged.step == 42
+    assert run.diverged is not None
+    assert run.diverged.step == 42
     assert run.diverged.text == "diverged: loss is not finite since step 42"
     table = matrix_table(run)
     assert set(table["verdict"]) == {"diverged"}
@@ -61,7 +62,8 @@ def test_wherever_a_run_is_told_of_its_divergence_is(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize("name", ["val/loss", "eval_loss", "train.Loss", "validation loss"])
 def test_any_loss_that_is_not_finite_at_the_end_tells(tmp_path: Path, name: str) -> None:
     run = open_run(with_losses(tmp_path / "run", [1.0, np.nan], name))
-    assert run.diverged and run.diverged.text == f"diverged: {name} is not finite since step 42"
+    assert run.diverged is not None
+    assert run.diverged.text == f"diverged: {name} is not finite since step 42"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,8 @@ def test_what_is_no_loss_or_has_come_back_tells_nothing(tmp_path: Path, name: st
 
 def test_a_loss_that_rose_for_good_is_marked_where_it_left_its_beginning(tmp_path: Path) -> None:
     run = open_run(with_losses(tmp_path / "run", [3.0] * 20 + [1.0] * 5 + [50.0] * 15))
-    assert run.diverged and run.diverged.step == 66
+    assert run.diverged is not None
+    assert run.diverged.step == 66
     assert "above" in run.diverged.text
     assert set(matrix_table(run)["verdict"]) == {"diverged"}
 
@@ -87,7 +90,8 @@ def test_a_loss_that_rose_for_good_is_marked_where_it_left_its_beginning(tmp_pat
 @pytest.mark.parametrize(("bad", "others"), [([2], "structured"), ([0, 1, 2], "diverged"), (range(5), "not finite")])
 def test_matrices_that_are_not_finite_tell_where_no_loss_does(tmp_path: Path, bad: list[int], others: str) -> None:
     run = open_run(make_run(tmp_path / "run", not_finite=lambda step: bad if step >= 30 else [1] if step == 10 else []))
-    assert run.diverged and run.diverged.step == 30
+    assert run.diverged is not None
+    assert run.diverged.step == 30
     assert run.diverged.text == f"not finite: {len(bad)} of 5 matrices since step 30"
     found = matrix_table(run)["verdict"].to_dict()
     assert [found.pop(names_of(5)[place]) for place in bad] == ["not finite"] * len(bad)
