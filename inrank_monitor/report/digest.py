@@ -9,7 +9,7 @@ import pandas as pd
 
 from inrank_monitor.ranks import VERDICTS, buffer_rank_text, cut_text, too_large_text
 from inrank_monitor.report.source import RunTables
-from inrank_monitor.runs import DIVERGED, peaks, verdicts
+from inrank_monitor.runs import DIVERGED, find_divergence, peaks, verdicts
 
 _COLUMNS = (
     "step",
@@ -46,7 +46,7 @@ def matrix_table(run: RunTables) -> pd.DataFrame:
         table["loss_rank"] = by_loss["rank"].astype(float)
         order.append("loss_rank")
     table = table[[*order, "stable_rank", "effective_rank", "relative_norm"]]
-    return table.assign(verdict=verdicts(run.matrices, measured, run.diverged))
+    return table.assign(verdict=verdicts(run.matrices, measured, find_divergence(run.scalars, measured)))
 
 
 def newest_loss_ranks(loss_ranks: pd.DataFrame) -> pd.DataFrame:
@@ -105,17 +105,17 @@ def number(value: float, digits: int = 0) -> str:
 
 
 def status_line(run: RunTables) -> str:
-    """`finished at step 400 · 30 snapshots of 48 matrices · tracker 1.2 s, 0.81 % of the time`."""
+    """`finished at step 400 · 30 snapshots of 48 matrices · tracker 1.2 s, 0.81 % of the time`; whether it diverged."""
     words = {"live": "live, at step", "finished": "finished at step", "interrupted": "interrupted at step"}
     steps = run.measurements["step"]
     known = [int(column.max()) for column in (steps, run.scalars["step"]) if len(column)]
     parts = [f"{words.get(run.status, run.status)} {max(known)}" if known else f"{run.status}, no step measured yet"]
     snapshots = int(steps.nunique())
-    if run.diverged:
-        parts.append(run.diverged.text)
     parts.append(f"{snapshots} snapshot{'' if snapshots == 1 else 's'} of {_count(len(run.matrices), 'matrix')}")
     if cost := tracker_cost(run):
         parts.append(f"tracker {cost}")
+    if diverged := find_divergence(run.scalars, run.measurements):
+        parts.append(diverged.text)
     return " · ".join(parts)
 
 

@@ -6,8 +6,6 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from inrank_monitor.runs import Divergence
-
 
 class RunTables(Protocol):
     """The part of `inrank_monitor.runs.run.Run` that the reports read."""
@@ -19,10 +17,6 @@ class RunTables(Protocol):
     @property
     def status(self) -> str:
         """`live`, `finished` or `interrupted`."""
-
-    @property
-    def diverged(self) -> Divergence | None:
-        """Since when, and how it is known; None: it has not, as far as is known."""
 
     @property
     def info(self) -> dict[str, Any]:

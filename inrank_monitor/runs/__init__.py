@@ -34,7 +34,7 @@ from inrank_monitor.runs.paths import local_name, local_path, output_file
 from inrank_monitor.runs.run_file import read_info
 
 if TYPE_CHECKING:
-    from inrank_monitor.runs.divergence import DIVERGED, Divergence, divergence, loss_divergence, with_divergence
+    from inrank_monitor.runs.divergence import DIVERGED, Divergence, find_divergence, loss_divergence, with_divergence
     from inrank_monitor.runs.export import export_run
     from inrank_monitor.runs.folder import RunFolder, list_runs, read_runs
     from inrank_monitor.runs.judging import verdicts
@@ -57,8 +57,8 @@ _READING = {
     "SharedRun": "shared_run",
     "contents": "keeping",
     "delete_run": "keeping",
-    "divergence": "divergence",
     "export_run": "export",
+    "find_divergence": "divergence",
     "is_run": "run",
     "list_runs": "folder",
     "logged_rule": "recomputation",
@@ -107,9 +107,9 @@ __all__ = [
     "check_leading",
     "contents",
     "delete_run",
-    "divergence",
     "existing_segments",
     "export_run",
+    "find_divergence",
     "is_found",
     "is_locked",
     "is_run",

@@ -29,7 +29,7 @@ class Divergence:
     everywhere: bool = True
 
 
-def divergence(scalars: pd.DataFrame, measurements: pd.DataFrame) -> Divergence | None:
+def find_divergence(scalars: pd.DataFrame, measurements: pd.DataFrame) -> Divergence | None:
     """By a loss if it tells, else by the matrices: the newest measurement of one is not finite; None if neither.
 
     Args:
@@ -95,4 +95,5 @@ def with_divergence(events: pd.DataFrame, diverged: Divergence | None) -> pd.Dat
     if diverged is None:
         return events
     row = {"step": diverged.step, "time": np.nan, "kind": DIVERGED, "matrix": None, "message": diverged.text}
-    return pd.concat([events, pd.DataFrame([row]).astype(events.dtypes.to_dict())], ignore_index=True)
+    mark = pd.DataFrame([row], columns=list(events.columns))
+    return mark if events.empty else pd.concat([events, mark.astype(events.dtypes.to_dict())], ignore_index=True)

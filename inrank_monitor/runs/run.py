@@ -17,7 +17,7 @@ from inrank_monitor.console import html_rows, never_raises
 from inrank_monitor.naming import find_name
 from inrank_monitor.ranks import Definition, RankRule, buffer_rank_text
 from inrank_monitor.runs.curve import too_few_points
-from inrank_monitor.runs.divergence import Divergence, divergence
+from inrank_monitor.runs.divergence import Divergence, find_divergence
 from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS, make_batch
 from inrank_monitor.runs.log_files import LogFiles, Status
 from inrank_monitor.runs.options import RunOptions
@@ -140,7 +140,7 @@ class Run:
     def diverged(self) -> Divergence | None:
         """Whether it has diverged, by its loss, or by matrices that are not finite; since when, and how it is known."""
         if "diverged" not in self._cache:
-            self._cache["diverged"] = divergence(self.scalars, self.measurements)
+            self._cache["diverged"] = find_divergence(self.scalars, self.measurements)
         found: Divergence | None = self._cache["diverged"]
         return found
 
