@@ -130,8 +130,16 @@ def _add_readers(command: Callable[..., Parser]) -> None:
     export.add_argument("path", metavar="RUN", help="run directory")
     export.add_argument("--format", choices=("csv", "parquet"), default="csv", help="default: csv")
     add_output(export, "DIR", "where to write (default: RUN/export)", "--out")
-    listing = command("list", _list, "the runs in a directory, newest first", "list runs")
+    listing = command(
+        "list",
+        _list,
+        "the runs in a directory and in folders of it, newest first",
+        "list runs",
+        "list runs --tag baseline --search warm-up",
+    )
     listing.add_argument("path", metavar="DIR", nargs="?", default="runs", help="default: runs")
+    listing.add_argument("--tag", metavar="TAG", action="append", default=[], help="with this tag; may be repeated")
+    listing.add_argument("--search", metavar="WORDS", default="", help="with these words in name, tags or notes")
     dashboard = command("dashboard", _dashboard, "open a directory of runs in the browser", "dashboard runs")
     dashboard.add_argument("path", metavar="DIR", nargs="?", default="runs", help="directory of runs (default: runs)")
     dashboard.add_argument("--port", type=int, default=8501, help="on localhost (default: 8501)")
@@ -213,8 +221,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from inrank_monitor.report import runs_table
-    from inrank_monitor.runs import is_run, list_runs, open_run
+    from inrank_monitor.report import printable, runs_table
+    from inrank_monitor.runs import is_found, is_run, open_run, read_runs
 
     if not local_path(options.path, "DIR").is_dir():
         raise NotADirectoryError(f"{options.path} is not a directory")
@@ -222,8 +230,18 @@ def _list(options: argparse.Namespace) -> int:
         print(f"{options.path} is a run itself; `{typed('inrank-monitor', 'report', options.path)}` shows it:\n")
         print(runs_table([open_run(options.path).summary()]))
         return 0
-    runs = list_runs(options.path)
-    print(runs_table(runs) if runs else f"no runs in {options.path}; `{typed('inrank-monitor', 'demo')}` makes one")
+    runs, problems = read_runs(options.path)
+    shown = [run for run in runs if set(options.tag) <= set(run.notes.tags)]
+    shown = [run for run in shown if is_found(options.search, run.name, run.notes)]
+    if shown:
+        print(runs_table(shown))
+    elif runs:
+        print(f"none of the {len(runs)} runs in {options.path} fits")
+    else:
+        print(f"no runs in {options.path}; `{typed('inrank-monitor', 'demo')}` makes one")
+    problems |= {run.name: run.notes.problem for run in shown if run.notes.problem}
+    for name, problem in problems.items():
+        print(printable(f"{name}: {problem}"), file=sys.stderr)
     return 0
 
 

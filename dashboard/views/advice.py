@@ -16,7 +16,7 @@ from inrank_monitor.advice import (
     savings,
 )
 from views.choices import URL, control_row
-from views.page import Page, download, explain
+from views.page import Page, download, explain, file_name
 
 _RANK = st.column_config.NumberColumn
 _COLUMNS = {
@@ -100,7 +100,13 @@ def show(page: Page, choice: Choice) -> None:
         alt=f"Table of {len(shown)} matrices with the rank that is enough and what training at it saves",
     )
     with st.container(horizontal=True):
-        download("Advice as CSV", lambda: advice_csv(table), f"advice-{state.name}.csv", "text/csv", "advice csv")
+        download(
+            "Advice as CSV",
+            lambda: advice_csv(table),
+            f"{file_name(f'advice-{state.name}')}.csv",
+            "text/csv",
+            "advice csv",
+        )
         if rank_pattern(table, choice.max_rank):
             download(
                 "LoraConfig for PEFT (JSON)",

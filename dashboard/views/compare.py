@@ -25,7 +25,7 @@ from inrank_monitor.runs import (
     scalar_rows,
 )
 from views.choices import URL, control_row, switches, take_names
-from views.page import Page, explain, plain, show_figure, show_state, show_table
+from views.page import Page, explain, marked_name, plain, show_figure, show_state, show_table
 
 MEAN = "mean over all matrices"
 _COLUMNS = (
@@ -97,7 +97,8 @@ def _choose_matrix(states: Mapping[str, RunState]) -> str:
 
 
 def _states(page: Page) -> dict[str, RunState]:
-    return {name: run.tables(page.rule) for name, run in page.runs.items()}
+    """By name, a diverged one marked: so they stand in the legends."""
+    return {marked_name(run.tables()): run.tables(page.rule) for run in page.runs.values()}
 
 
 def _groups(states: Mapping[str, RunState]) -> list[RunGroup]:

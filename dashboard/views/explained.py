@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from inrank_monitor.figures import explained_ratio_curve, explained_ratio_evolution, representative
+from inrank_monitor.figures import explained_ratio_curve, explained_ratio_evolution, mark_events, representative
 from inrank_monitor.matrices.roles import matrix_groups
 from views.choices import URL, choose_matrices, choose_matrix, choose_step, control_row, log_steps_switch, switches
 from views.page import Page, caption, code, show_figure
@@ -74,6 +74,7 @@ def show(page: Page, choice: Choice) -> None:
             groups=matrix_groups(state.matrices)["role"].to_dict(),
             log_steps=choice.log_steps,
         )
+        mark_events(lines, state.divergence_mark)
         show_figure(
             lines, f"explained ratio over steps {state.name}", f"Explained ratio over steps for {len(names)} matrices"
         )

@@ -126,13 +126,15 @@ def _ranks(page: Page, choice: Choice) -> None:
     figure = rank_evolution(
         state.measurements, "intrinsic_rank", [name], events=state.events, log_steps=choice.log_steps
     )
+    mark_events(figure, state.divergence_mark)
     show_figure(figure, f"matrix ranks {state.name} {name}", f"Rank of {name} over steps", link=_LINK)
 
 
 def _own_events(state: RunState, name: str) -> pd.DataFrame:
     """What happened to a matrix, and to the whole run."""
-    owner = state.events["matrix"]
-    return state.events[(owner == name) | owner.isna() | (owner == "")]
+    events = state.marked_events
+    owner = events["matrix"]
+    return events[(owner == name) | owner.isna() | (owner == "")]
 
 
 def _events(state: RunState, name: str) -> None:

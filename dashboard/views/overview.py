@@ -65,7 +65,7 @@ def show(page: Page, choice: Choice) -> None:
             open_matrix(opened)
     with right:
         show_figure(
-            mark_events(loss_curve(state.scalars), state.events),
+            mark_events(loss_curve(state.scalars), state.marked_events),
             f"loss {state.name}",
             "Logged values over steps, with events",
         )

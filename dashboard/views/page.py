@@ -72,12 +72,12 @@ def opened(folder: RunFolder, name: str) -> SharedRun:
     Raises:
         OSError, ValueError: it is refused, missing or unreadable.
     """
-    return _opened(folder.path_of(name))
+    return _opened(folder.path_of(name), name)
 
 
 @st.cache_resource(max_entries=_OPEN_RUNS, show_spinner="Reading the run …")
-def _opened(path: Path) -> SharedRun:
-    return SharedRun(path)
+def _opened(path: Path, name: str) -> SharedRun:
+    return SharedRun(path, name)
 
 
 def summarised(folder: RunFolder, name: str) -> RunSummary:
@@ -86,7 +86,7 @@ def summarised(folder: RunFolder, name: str) -> RunSummary:
     Raises:
         OSError, ValueError: as `opened`.
     """
-    summary = _summarised(folder.path_of(name), folder.stamp(name))
+    summary = _summarised(folder.path, name, folder.stamp(name))
     if summary.status != "live":
         return summary
     run = opened(folder, name)
@@ -95,8 +95,8 @@ def summarised(folder: RunFolder, name: str) -> RunSummary:
 
 
 @st.cache_resource(max_entries=2000, show_spinner="Reading the runs …")
-def _summarised(path: Path, stamp: tuple[tuple[str, int, int], ...]) -> RunSummary:
-    return open_run(path).summary()
+def _summarised(folder: Path, name: str, stamp: tuple[tuple[str, int, int], ...]) -> RunSummary:
+    return open_run(RunFolder(folder).path_of(name)).summary()
 
 
 def live_runs(page: Page, everything: bool = False) -> list[str]:
@@ -135,6 +135,8 @@ def show_state(page: Page, every: bool) -> None:
 def _show_state(state: RunState) -> None:
     words = {"live": ":green[● live]", "finished": "finished", "interrupted": ":orange[interrupted]"}
     parts = [f"{code(state.name)} {words[state.status]} at step {state.last_step}", f"{len(state.steps)} snapshots"]
+    if state.diverged:
+        parts.insert(1, f":red[**⚠ {plain(state.diverged.text)}**]")
     used = buffer_rank_text(state.matrices["buffer_rank"])
     parts.append(f"ranks at α = {state.rule.threshold:g}, {used}, {state.rule.definition}")
     if state.rule != state.logged_rule:
@@ -152,6 +154,11 @@ def _show_state(state: RunState) -> None:
         st.info(plain(state.too_few_points), icon=":material/scatter_plot:")
     for problem in state.problems:
         st.warning(plain(problem), icon=":material/healing:")
+
+
+def marked_name(state: RunState) -> str:
+    """A run's name in a legend, marked if it diverged."""
+    return f"{state.name} ({state.diverged.text.partition(':')[0]})" if state.diverged else state.name
 
 
 def caption(key: str) -> None:

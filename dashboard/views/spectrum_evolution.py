@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import streamlit as st
 
-from inrank_monitor.figures import mark_noise_over_steps, short_names, spectrum_evolution
+from inrank_monitor.figures import mark_events, mark_noise_over_steps, short_names, spectrum_evolution
 from inrank_monitor.report import telling_matrices
 from views.choices import URL, control_row, log_steps_switch, switches, take_names
 from views.page import Page, caption, code, show_figure
@@ -78,4 +78,5 @@ def _panel(page: Page, name: str, matrix: str, choice: Choice) -> None:
     state = page.runs[name].tables(page.rule)
     if choice.of == "update" and not state.matrices["in_factors"][matrix]:
         mark_noise_over_steps(figure, values, shape(state, matrix))
+    mark_events(figure, state.divergence_mark)
     show_figure(figure, f"spectrum {name} {matrix}", f"Singular values of {matrix} in {name} over {len(values)} steps")

@@ -15,6 +15,7 @@ MOST_MARKS = 300
 _KINDS = {
     "rank_grown": ("rank grown", "triangle-up", "#5E8C00"),
     "non_finite": ("not finite", "x", "#C2185B"),
+    "diverged": ("diverged", "cross", "#7B1E1E"),
     "error": ("error", "x", "#D32F2F"),
     "snapshot_skipped": ("snapshot left out", "diamond-open", "#8D6E63"),
     "stopped_moving": ("stopped moving", "square-open", "#A1762B"),

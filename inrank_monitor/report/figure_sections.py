@@ -12,6 +12,7 @@ from inrank_monitor import figures
 from inrank_monitor.ranks import null_singular_values
 from inrank_monitor.report.document import FigureStore
 from inrank_monitor.report.source import RunTables
+from inrank_monitor.runs import find_divergence, with_divergence
 
 LINES_AT_MOST = 24
 _OWN_SCALARS = ("tracker_seconds", "tracker_overhead")
@@ -37,6 +38,7 @@ def overview(run: RunTables, table: pd.DataFrame, store: FigureStore) -> str:
         groups=figures.families(names) if len(shown) > 8 else None,
         log_steps=log_steps,
     )
+    figures.mark_events(lines, with_divergence(run.events.iloc[:0], find_divergence(run.scalars, measurements)))
     note = f" ({len(shown)} of {len(names)} matrices, spread over kinds and depth)" if len(shown) < len(names) else ""
     parts = [
         "<h2>Rank of every matrix, beside the rank of noise</h2>",

@@ -28,6 +28,7 @@ from inrank_monitor.runs.log import (
     storable,
     write_json,
 )
+from inrank_monitor.runs.notes import NOTES_FILE, RunNotes, is_found, read_notes, write_notes
 from inrank_monitor.runs.options import RunOptions, check_leading
 from inrank_monitor.runs.paths import local_name, local_path, output_file
 from inrank_monitor.runs.run_file import read_info
@@ -41,10 +42,12 @@ if TYPE_CHECKING:
         difference_table,
         group_runs,
     )
+    from inrank_monitor.runs.divergence import DIVERGED, Divergence, find_divergence, loss_divergence, with_divergence
     from inrank_monitor.runs.export import export_run
-    from inrank_monitor.runs.folder import RunFolder, list_runs
+    from inrank_monitor.runs.folder import RunFolder, list_runs, read_runs
     from inrank_monitor.runs.group_table import comparison_table
     from inrank_monitor.runs.judging import verdicts
+    from inrank_monitor.runs.keeping import Contents, contents, delete_run, rename_run
     from inrank_monitor.runs.losses import (
         LOSS_KINDS,
         first_choice,
@@ -88,32 +91,44 @@ _READING = {
     "lacking": "comparability",
     "caveats": "comparability",
     "Caveat": "comparability",
+    "Contents": "keeping",
+    "DIVERGED": "divergence",
+    "Divergence": "divergence",
     "FIRST_STEPS": "peak",
     "Run": "run",
     "RunFolder": "folder",
     "RunState": "shared_run",
     "RunSummary": "summary",
     "SharedRun": "shared_run",
+    "contents": "keeping",
+    "delete_run": "keeping",
     "export_run": "export",
+    "find_divergence": "divergence",
     "is_run": "run",
     "list_runs": "folder",
     "logged_rule": "recomputation",
+    "loss_divergence": "divergence",
     "open_run": "run",
     "peak_ranks": "peak",
     "peaks": "peak",
+    "read_runs": "folder",
     "recompute": "recomputation",
+    "rename_run": "keeping",
     "snapshot_table": "run",
     "running_ranks": "peak",
     "verdicts": "judging",
+    "with_divergence": "divergence",
 }
 __all__ = [
     "AXES",
     "DIRECTION_METRICS",
+    "DIVERGED",
     "FIRST_STEPS",
     "FLOAT_METRICS",
     "INTEGER_METRICS",
     "LOCK_FILE",
     "LOSS_KINDS",
+    "NOTES_FILE",
     "RUN_FILE",
     "SCHEMAS",
     "SCHEMA_VERSION",
@@ -127,12 +142,15 @@ __all__ = [
     "Caveat",
     "Claim",
     "Configuration",
+    "Contents",
+    "Divergence",
     "Lock",
     "OtherWriterError",
     "Run",
     "RunFolder",
     "RunGroup",
     "RunLog",
+    "RunNotes",
     "RunOptions",
     "RunState",
     "RunSummary",
@@ -146,11 +164,15 @@ __all__ = [
     "common_matrices",
     "comparison_table",
     "configuration_of",
+    "contents",
+    "delete_run",
     "difference_table",
     "existing_segments",
     "export_run",
+    "find_divergence",
     "first_choice",
     "group_runs",
+    "is_found",
     "is_locked",
     "is_run",
     "lacking",
@@ -160,6 +182,7 @@ __all__ = [
     "local_name",
     "local_path",
     "logged_rule",
+    "loss_divergence",
     "loss_name",
     "make_batch",
     "named_scalar",
@@ -168,7 +191,10 @@ __all__ = [
     "peak_ranks",
     "peaks",
     "read_info",
+    "read_notes",
+    "read_runs",
     "recompute",
+    "rename_run",
     "running_ranks",
     "scalar_choices",
     "scalar_rows",
@@ -177,7 +203,9 @@ __all__ = [
     "storable",
     "timeline_of",
     "verdicts",
+    "with_divergence",
     "write_json",
+    "write_notes",
 ]
 
 

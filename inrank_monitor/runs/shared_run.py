@@ -19,6 +19,7 @@ import pandas as pd
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.runs.configuration import Configuration, configuration_of
 from inrank_monitor.runs.curve import too_few_points
+from inrank_monitor.runs.divergence import Divergence, with_divergence
 from inrank_monitor.runs.log_files import Status
 from inrank_monitor.runs.recomputation import Recomputation, factored_matrices, logged_rule, null_ranks
 from inrank_monitor.runs.run import Run, buffer_ranks, open_run
@@ -38,6 +39,7 @@ class RunState:
     Attributes:
         version: grows whenever something new was read.
         matrices: with the buffer ranks and null ranks of this rule, and whether the matrix is held in factors.
+        diverged: since when, and how it is known; None: it is not.
         problems: what could not be read, in sentences.
         leading: how many singular values were kept; None: all.
         measured: how many of them were measured, where the others are estimates; None: all.
@@ -58,6 +60,7 @@ class RunState:
     directions: pd.DataFrame
     scalars: pd.DataFrame
     events: pd.DataFrame
+    diverged: Divergence | None
     loss_ranks: pd.DataFrame
     loss_curve: pd.DataFrame
     problems: list[str]
@@ -73,6 +76,16 @@ class RunState:
         return [int(step) for step in self.measurements["step"].unique()]
 
     @property
+    def marked_events(self) -> pd.DataFrame:
+        """The events, and that the run diverged: for figures over steps."""
+        return with_divergence(self.events, self.diverged)
+
+    @property
+    def divergence_mark(self) -> pd.DataFrame:
+        """Of `marked_events` that alone."""
+        return with_divergence(self.events.iloc[:0], self.diverged)
+
+    @property
     def last_step(self) -> int:
         """The last step known, measured or logged."""
         known = [int(table["step"].max()) for table in (self.measurements, self.scalars) if len(table)]
@@ -82,11 +95,16 @@ class RunState:
 class SharedRun:
     """A run that several threads read; see `RunState`.
 
+    Args:
+        path: of its directory.
+        name: what it is called; default: as its directory.
+
     Raises:
         FileNotFoundError, ValueError: as `open_run`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        self._name = name
         self._lock = threading.RLock()
         self._run: Run = open_run(path)
         self._recomputed: OrderedDict[RankRule, Recomputation] = OrderedDict()
@@ -164,7 +182,7 @@ class SharedRun:
             problems = []
         trained_with = configuration_of(run.path, run.info)
         return RunState(
-            name=run.name,
+            name=self._name or run.name,
             version=self._version,
             status=self.status,
             rule=rule,
@@ -176,6 +194,7 @@ class SharedRun:
             directions=run.directions,
             scalars=run.scalars,
             events=run.events,
+            diverged=run.diverged,
             loss_ranks=run.loss_ranks,
             loss_curve=run.loss_curve,
             problems=problems + ([self._problem] if self._problem else []),

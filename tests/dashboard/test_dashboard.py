@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from inrank_monitor.report import matrix_table, verdict
 from inrank_monitor.runs.folder import RunFolder
 from inrank_monitor.runs.lock import Lock
 from inrank_monitor.runs.log import RUN_FILE, RunLog, write_json
+from inrank_monitor.runs.log_files import LogFiles
+from inrank_monitor.runs.notes import write_notes
 from inrank_monitor.runs.recomputation import recompute
 from inrank_monitor.runs.shared_run import SharedRun
 
@@ -115,7 +118,7 @@ def test_the_ranks_of_all_rules_are_marked_on_the_spectrum_and_on_the_loss(folde
     make_run(folder / "lossy", matrices=10)
     name = "h.1.mlp.c_fc.weight"
     assert len(specs(show("Matrix", run="lossy", matrix=name))) == 5
-    write_loss_ranks(folder / "lossy", {each: 3 for each in names_of(10)}, 40)
+    write_loss_ranks(folder / "lossy", dict.fromkeys(names_of(10), 3), 40)
     spectrum, loss = specs(show("Matrix", run="lossy", matrix=name))[-2:]
     run = open_run(folder / "lossy")
     row = run.measurements[run.measurements["matrix"] == name].iloc[-1]
@@ -568,3 +571,72 @@ def test_a_run_that_did_not_measure_it_does_not_offer_it(run: Any) -> None:
     offered = next(box for box in app.selectbox if box.label == "Quantity").options
     assert not any("of W" in option or "overlap" in option for option in offered)
     assert "Spectrum of" not in [box.label for box in show("Spectrum evolution").selectbox]
+
+
+def test_runs_in_folders_are_listed_and_opened_by_their_paths(folder: Path) -> None:
+    for name in ("gpt2/dense-seed-0", "reproduce-small/runs/dense-seed-0"):
+        make_run(folder / name, created=2e9 if "gpt2" in name else 1e9, matrices=5 if "gpt2" in name else 10)
+    assert list(show("Runs").dataframe[0].value["run"]) == ["gpt2/dense-seed-0", "reproduce-small/runs/dense-seed-0"]
+    app = show("Overview", run="reproduce-small/runs/dense-seed-0")
+    assert "`reproduce-small/runs/dense-seed-0` finished" in texts(app)
+    assert len(next(frame.value for frame in app.dataframe if "verdict" in frame.value)) == 10
+
+
+def test_runs_are_searched_by_names_tags_and_notes_and_what_is_hidden_stays_chosen(folder: Path) -> None:
+    for place, name in enumerate(("sweep/a", "sweep/b", "c")):
+        make_run(folder / name, created=2e9 - place)
+    write_notes(folder / "sweep/b", ["AdamW"], "with warm-up")
+    write_notes(folder / "c", ["SGD"])
+    (folder / "sweep/a/notes.json").write_text("{")
+
+    def found(words: str) -> list[str]:
+        app = show("Runs", search=words, run="sweep/a")
+        assert app.session_state["run"] == ["sweep/a"]
+        assert "notes.json cannot be read" in app.warning[0].value.replace("\\", "")
+        return list(app.dataframe[0].value["run"])
+
+    assert found("") == ["sweep/a", "sweep/b", "c"]
+    assert found("sweep") == ["sweep/a", "sweep/b"]
+    assert found("adamw UP") == ["sweep/b"]
+    assert found("nothing like it") == []
+    table = show("Runs").dataframe[0].value.set_index("run")
+    assert [list(tags) for tags in table["tags"]] == [[], ["AdamW"], ["SGD"]]
+    assert table.loc["sweep/b", "notes"] == "with warm-up"
+
+
+def test_runs_that_stay_as_they_are_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make_run(folder / "group 0" / "run 0", matrices=1, steps=[1])
+    for place in range(1, 60):
+        shutil.copytree(first, folder / f"group {place % 10}" / f"run {place}")
+    app = show("Runs")
+    assert len(app.dataframe[0].value) == 60
+    read: list[str] = []
+    begin = LogFiles.__init__
+    monkeypatch.setattr(LogFiles, "__init__", lambda self, path: read.append(path.name) or begin(self, path))
+    write_notes(folder / "group 7" / "run 7", ["changed"])
+    app.run()
+    assert not app.exception
+    assert read == ["run 7"]
+    assert list(app.dataframe[0].value.set_index("run")["tags"]["group 7/run 7"]) == ["changed"]
+
+
+@pytest.mark.parametrize("view", VIEWS[1:])
+def test_a_diverged_run_is_marked_on_every_view(folder: Path, view: str) -> None:
+    lost = range(5)
+    make_run(folder / "sweep" / "lost", created=2e9, not_finite=lambda step: lost if step >= 30 else ())
+    make_run(folder / "fine")
+    app = show(view, run=["sweep/lost", "fine"])
+    said = texts(app).replace("\\", "").replace("\u2060", "")
+    assert "⚠ not finite: 5 of 5 matrices since step 30" in said
+    assert said.count("⚠") == 1
+    if view == "Compare":
+        names = {trace.get("name") for figure in specs(app) for trace in figure["data"]}
+        assert {"sweep/lost (not finite)", "fine"} <= names
+    if view in ("Overview", "Rank evolution", "Matrix", "Spectrum evolution", "Explained ratio"):
+        assert any(trace.get("name") == "diverged" for figure in specs(app) for trace in figure["data"])
+
+
+def test_a_diverged_run_is_marked_in_the_table_of_runs(folder: Path) -> None:
+    make_run(folder / "lost", not_finite=lambda step: [0] if step >= 30 else ())
+    make_run(folder / "fine", created=2e9)
+    assert list(show("Runs").dataframe[0].value["status"]) == ["finished", "⚠ not finite, finished"]
