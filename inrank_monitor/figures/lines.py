@@ -33,6 +33,8 @@ def add_matrix_lines(
         groups: matrix name -> group; None: every matrix has a colour and a legend entry of its own.
         log_steps: leave out step 0, which Plotly would draw at the left edge of a logarithmic axis.
     """
+    if column in RANK_COLUMNS:
+        figure.update_layout(meta={"customdata": "null rank"})
     looks = _own_looks(list(tables)) if groups is None else _group_looks(list(tables), groups)
     short = short_names(tables)
     limit = max(MOST_POINTS // max(len(tables), 1), 50)

@@ -7,7 +7,14 @@ letters in the PDF and leaves text as text in the SVG.
 from __future__ import annotations
 
 from inrank_monitor.figures.paper.data import figure_csv, figure_table
-from inrank_monitor.figures.paper.sheet import FORMATS, WIDTHS, check_matplotlib, paper_figure_bytes, save_figure
+from inrank_monitor.figures.paper.sheet import (
+    FORMATS,
+    WIDTHS,
+    check_matplotlib,
+    inches_of,
+    paper_figure_bytes,
+    save_figure,
+)
 
 __all__ = [
     "FORMATS",
@@ -15,6 +22,7 @@ __all__ = [
     "check_matplotlib",
     "figure_csv",
     "figure_table",
+    "inches_of",
     "paper_figure_bytes",
     "save_figure",
 ]

@@ -23,7 +23,9 @@ def figure_table(figures: go.Figure | Mapping[str, go.Figure]) -> pd.DataFrame:
     panels = {"": figures} if isinstance(figures, go.Figure) else dict(figures)
     titles = [_titles(figure) for figure in panels.values()]
     # where panels differ in what an axis is, their columns cannot have its name
-    names = tuple(found.pop() if len(found := set(column)) == 1 else "xy"[i] for i, column in enumerate(zip(*titles)))
+    names = tuple(
+        found.pop() if len(found := set(column)) == 1 else "xy"[i] for i, column in enumerate(zip(*titles, strict=True))
+    )
     tables = [
         table.assign(panel=plain_words(title))
         for title, figure in panels.items()

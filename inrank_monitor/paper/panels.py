@@ -1,0 +1,181 @@
+"""The kinds of figures that the paper has, over any runs and matrices: a panel each, by its title.
+
+rank-evolution      Figures 5 to 7: a line a matrix, null ranks dashed, a panel a run
+spectrum-evolution  Figures 3 and 8 to 15: every singular value over steps, a panel a run and matrix
+spectrum-density    Figure 1: how the strength is spread at two steps, the part that the rank holds filled
+explained-ratio     eq. 7 against the rank, early, in the middle and late
+ratio-evolution     eq. 7 at the rank so far, over steps, a panel a run
+loss                what was logged, a panel a run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from inrank_monitor import figures
+from inrank_monitor.naming import select_names, unknown
+from inrank_monitor.paper.options import KINDS
+from inrank_monitor.ranks import null_singular_values
+from inrank_monitor.report import early_middle_late, matrix_table, telling_matrices
+from inrank_monitor.runs import Run
+
+OF_RUNS = ("rank-evolution", "ratio-evolution", "loss")
+MOST_PANELS = 24
+_OWN_COLOURS = 8  # so many matrices have a colour and a legend entry each; more are coloured by kind
+
+
+@dataclass(frozen=True)
+class PaperOptions:
+    """How the panels are drawn.
+
+    Attributes:
+        steps: of densities and explained ratios. Default: those that tell most.
+        column: of `rank-evolution`, any column of the measurements.
+        log: logarithmic σ axis.
+        log_steps: logarithmic step axis.
+        noise: also what noise of the same shape would have.
+    """
+
+    steps: tuple[int, ...] | None = None
+    column: str = "intrinsic_rank"
+    log: bool = False
+    log_steps: bool = False
+    noise: bool = False
+
+
+def paper_panels(
+    kind: str,
+    runs: Sequence[Run],
+    matrices: Iterable[str] | None = None,
+    options: PaperOptions | None = None,
+    *,
+    titles: Sequence[str] | None = None,
+) -> dict[str, go.Figure]:
+    """The panels of a figure of the paper, for `inrank_monitor.figures.save_figure`.
+
+    Args:
+        kind: one of `KINDS`.
+        runs: as `open_run` gives them.
+        matrices: names or globs. Default: all of them; where each has its own panel, those with the highest and the
+            lowest rank over null rank of the first run.
+        options: how they are drawn.
+        titles: of the panels, in their order. Default: what tells them apart, the run, the matrix or both.
+
+    Raises:
+        ValueError: an unknown kind, a matrix or step that is not there, too many panels, or too few titles.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"figure must be one of {', '.join(KINDS)}, got {kind!r}")
+    if not runs:
+        raise ValueError("at least one run is needed")
+    asked = None if matrices is None else list(matrices)
+    options = options or PaperOptions()
+    if kind in OF_RUNS:
+        panels = {run_title: _of_run(kind, run, asked, options) for run_title, run in _by_name(runs).items()}
+        panels = panels if len(panels) > 1 else {"": next(iter(panels.values()))}
+    else:
+        panels = _of_matrices(kind, runs, asked, options)
+    if titles is None:
+        return panels
+    if len(titles) != len(panels) or len(set(titles)) != len(titles):
+        raise ValueError(f"titles must be {len(panels)} different ones, a panel each, got {list(titles)}")
+    return dict(zip(titles, panels.values(), strict=True))
+
+
+def _by_name(runs: Sequence[Run]) -> dict[str, Run]:
+    """Runs by name; of one name that several have, the later are numbered."""
+    named: dict[str, Run] = {}
+    for run in runs:
+        name, number = run.name, 1
+        while name in named:
+            number += 1
+            name = f"{run.name} ({number})"
+        named[name] = run
+    return named
+
+
+def _of_run(kind: str, run: Run, matrices: list[str] | None, options: PaperOptions) -> go.Figure:
+    if kind == "loss":
+        return figures.loss_curve(run.scalars, log_steps=options.log_steps)
+    names = figures.matrix_names(run.measurements, matrices)
+    groups = figures.families(names) if len(names) > _OWN_COLOURS else None
+    if kind == "ratio-evolution":
+        return figures.explained_ratio_evolution(
+            run.measurements, run.threshold, names, groups=groups, log_steps=options.log_steps
+        )
+    return figures.rank_evolution(
+        run.measurements, options.column, names, events=run.events, groups=groups, log_steps=options.log_steps
+    )
+
+
+def _of_matrices(
+    kind: str, runs: Sequence[Run], asked: list[str] | None, options: PaperOptions
+) -> dict[str, go.Figure]:
+    asked = asked or telling_matrices(matrix_table(runs[0])) or [str(runs[0].matrices.index[0])]
+    chosen = [(run, title, name) for title, run in _by_name(runs).items() for name in _names(run, asked)]
+    if len(chosen) > MOST_PANELS:
+        raise ValueError(f"{len(chosen)} panels are more than {MOST_PANELS}: choose fewer matrices or runs")
+    short = figures.short_names([name for _, _, name in chosen], width=28)
+    several_runs, several_names = len(runs) > 1, len(short) > 1
+    panels: dict[str, go.Figure] = {}
+    for run, title, name in chosen:
+        parts = ([title] if several_runs else []) + ([short[name]] if several_names or not several_runs else [])
+        panels[": ".join(parts)] = _of_matrix(kind, run, name, options)
+    return panels
+
+
+def _names(run: Run, asked: Iterable[str]) -> list[str]:
+    """The run's matrices that are meant, in the order asked.
+
+    Raises:
+        ValueError: there is none of a name, or it could be several.
+    """
+    present = [str(name) for name in run.matrices.index]
+    found: list[str] = []
+    for text in asked:
+        try:
+            meant = select_names(text, present)
+        except LookupError as error:
+            raise ValueError(str(error)) from None
+        if not meant:
+            raise ValueError(f"{run.name} has no such matrix: {unknown(text, present)}")
+        found += [name for name in meant if name not in found]
+    return found
+
+
+def _of_matrix(kind: str, run: Run, name: str, options: PaperOptions) -> go.Figure:
+    values = run.singular_values(name)
+    rows, cols = run.matrices.loc[[name], ["rows", "cols"]].to_numpy(dtype=int)[0].tolist()
+    mine = run.measurements[run.measurements["matrix"].astype(str) == name]
+    in_factors = bool(mine["layer_rank"].notna().any())
+    # noise of a layer held in factors is another one than that of a dense matrix, which is drawn here
+    noise = options.noise and not in_factors
+    if kind == "spectrum-evolution":
+        figure = figures.spectrum_evolution(values, log=options.log, log_steps=options.log_steps)
+        return figures.mark_noise_over_steps(figure, values, (rows, cols)) if noise else figure
+    shared = {
+        "threshold": run.threshold,
+        "buffer_rank": run.buffer_rank,
+        "definition": run.definition,
+        "size": min(rows, cols) if in_factors and run.leading is None else None,
+        "null": null_singular_values(rows, cols)[: run.leading] if noise else None,
+    }
+    if kind == "explained-ratio":
+        return figures.explained_ratio_curve(values, options.steps or early_middle_late(values), **shared)
+    figure = figures.spectrum_density(
+        values, options.steps, _layer_ranks(mine), log=options.log, measured=run.measured, **shared
+    )
+    return figures.mark_noise_in_density(figure, values, (rows, cols)) if noise else figure
+
+
+def _layer_ranks(mine: pd.DataFrame) -> dict[int, int] | None:
+    """The rank that a low-rank layer holds at each step; None for a dense matrix, which holds none."""
+    held = mine["layer_rank"].dropna()
+    if not len(held):
+        return None
+    steps = mine["step"].loc[held.index]
+    return dict(zip(steps.astype(int), held.astype(int), strict=True))
