@@ -17,7 +17,7 @@ LEAST_STEPS = 20  # twice what counts as first steps: under Adam an early update
 NOT_MEASURED = "no update measured"
 # Verdicts on a spectrum: of the first two there is no update to advise on, of the others its ranks say nothing.
 NO_UPDATE = ("not finite", "has not moved")
-NOTHING_STANDS_OUT = ("like noise", "flatter than noise", "too thin to tell")
+NOTHING_STANDS_OUT = ("like noise", "flatter than noise")  # one too thin to tell may well have structure
 _LOSSES = ("loss", "train/loss", "train_loss")
 _LEAST_VALUES = 10  # of a loss, at either end: chance alone puts all of one above all of the other once in 180 000
 

@@ -481,8 +481,8 @@ def test_advice_names_the_modules_of_the_base_model(tmp_path: Path) -> None:
             tracker.step()
     table = advise(open_run(tmp_path / "run"))
     assert (table["energy_rank"] <= 2).all()
-    assert set(table["advice"]) == {"no advice: too thin to tell"}
-    pattern = rank_pattern(table.assign(rank=table["energy_rank"]))
+    assert set(table["verdict"]) == {"too thin to tell"}
+    pattern = rank_pattern(table)
     assert sorted(pattern) == ["c_attn", "q_proj"]
     assert all(1 <= rank <= 2 for rank in pattern.values())
 

@@ -153,8 +153,6 @@ def test_another_rule_gives_the_papers_rank_and_null_rank_by_that_rule(run: Run)
         (_noise(), "like noise"),
         (_noise() * 1e4, "like noise"),
         (_orthogonal(), "flatter than noise"),
-        (_planted(2, 8, 64), "too thin to tell"),
-        (_planted(1, 1, 64), "too thin to tell"),
         (0 * _noise(), "has not moved"),
         (np.full((48, 64), np.nan), "not finite"),
         (np.where(_noise() > 0.03, np.inf, 0), "not finite"),
@@ -176,6 +174,29 @@ def test_a_spectrum_that_says_nothing_gives_no_advice_by_any_rule(
     assert verdict in advice_text(table)
     with pytest.raises(ValueError, match=verdict):
         lora_config(table)
+
+
+@pytest.mark.parametrize(("rows", "cols", "rank"), [(8, 64, 1), (8, 64, 2), (12, 15, 3)])
+def test_a_matrix_too_thin_to_tell_gets_the_rank_that_holds_its_energy(
+    tmp_path: Path, rows: int, cols: int, rank: int
+) -> None:
+    table = advise(_moved(tmp_path / "run", [_planted(rank, rows, cols, strength=200.0)]))
+    (row,) = table.to_dict("records")
+    assert row["verdict"] == "too thin to tell"
+    assert (row["rank"], row["rank_from"], row["advice"]) == (rank, "energy", "low rank saves")
+    assert list(rank_pattern(table).values()) == [rank]
+
+
+@pytest.mark.parametrize(
+    ("source", "advice"), [("paper", "low rank saves"), ("signal", "no advice: the signal rank cannot be told")]
+)
+def test_a_matrix_too_thin_to_tell_has_the_papers_rank_and_no_signal_rank(
+    tmp_path: Path, source: Any, advice: str
+) -> None:
+    (row,) = advise(_moved(tmp_path / "run", [_planted(2, 8, 64)]), rank_from=source).to_dict("records")
+    assert row["verdict"] == "too thin to tell"
+    assert row["advice"] == advice
+    assert pd.isna(row["rank"]) if source == "signal" else row["rank"] == row["intrinsic_rank"]
 
 
 @pytest.mark.parametrize(("update", "stands"), [(_noise(), True), (_planted(1, 4, 64), True), (0 * _noise(), False)])
