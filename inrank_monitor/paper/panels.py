@@ -157,17 +157,24 @@ def _of_matrix(kind: str, run: Run, name: str, options: PaperOptions) -> go.Figu
     if kind == "spectrum-evolution":
         figure = figures.spectrum_evolution(values, log=options.log, log_steps=options.log_steps)
         return figures.mark_noise_over_steps(figure, values, (rows, cols)) if noise else figure
-    shared = {
-        "threshold": run.threshold,
-        "buffer_rank": run.buffer_rank,
-        "definition": run.definition,
-        "size": min(rows, cols) if in_factors and run.leading is None else None,
-        "null": null_singular_values(rows, cols)[: run.leading] if noise else None,
-    }
+    size = min(rows, cols) if in_factors and run.leading is None else None
+    null = null_singular_values(rows, cols)[: run.leading] if noise else None
     if kind == "explained-ratio":
-        return figures.explained_ratio_curve(values, options.steps or early_middle_late(values), **shared)
+        steps = options.steps or early_middle_late(values)
+        return figures.explained_ratio_curve(
+            values, steps, run.threshold, run.buffer_rank, run.definition, null, size=size
+        )
     figure = figures.spectrum_density(
-        values, options.steps, _layer_ranks(mine), log=options.log, measured=run.measured, **shared
+        values,
+        options.steps,
+        _layer_ranks(mine),
+        log=options.log,
+        threshold=run.threshold,
+        buffer_rank=run.buffer_rank,
+        definition=run.definition,
+        null=null,
+        size=size,
+        measured=run.measured,
     )
     return figures.mark_noise_in_density(figure, values, (rows, cols)) if noise else figure
 
