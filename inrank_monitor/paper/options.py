@@ -19,6 +19,13 @@ KINDS = (
     "ratio-evolution",
     "loss",
 )
+# The paper's figures by their numbers; 2 and 4 are not of a run's spectra, see `inrank reproduce`.
+PAPER_FIGURES = {
+    "1": "spectrum-density",
+    "3": "spectrum-evolution",
+    **dict.fromkeys(("5", "6", "7"), "rank-evolution"),
+    **dict.fromkeys(map(str, range(8, 16)), "spectrum-evolution"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,15 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run directories; each has panels of its own")
     parser.add_argument(
         "--figure",
-        choices=KINDS,
+        choices=(*KINDS, *PAPER_FIGURES),
+        metavar="FIGURE",
         required=True,
         help="rank-evolution (the paper's Figures 5-7), spectrum-evolution (3, 8-15), spectrum-density (1), "
-        "explained-ratio (eq. 7 against the rank), ratio-evolution (over steps), loss",
+        "explained-ratio (eq. 7 against the rank), ratio-evolution (over steps), loss; or the paper's number",
     )
     add_output(
         parser,
         "FILE",
-        "write it: FILE.pdf, .svg or .png as drawn, FILE.csv what is drawn; may be repeated",
+        "write it: FILE.pdf, FILE.svg or FILE.png the figure, FILE.csv the numbers drawn; may be repeated",
         action="append",
         required=True,
     )
@@ -65,33 +73,24 @@ def _width(text: str) -> str | float:
 
 def run(options: argparse.Namespace) -> int:
     """Draw and write; the exit code."""
-    from inrank_monitor.figures import FORMATS, check_matplotlib, inches_of, save_figure
-    from inrank_monitor.paper.panels import PaperOptions, paper_panels
-    from inrank_monitor.runs import open_run, output_file
+    from inrank_monitor.paper.writing import paper_figure
+    from inrank_monitor.runs import output_file
 
-    files = [(given, output_file(given)) for given in options.output]
-    for given, path in files:
-        suffix = path.suffix.lower().removeprefix(".")
-        if suffix not in (*FORMATS, "csv"):
-            raise ValueError(f"--output must end in .pdf, .svg, .png or .csv, got {given}")
-        if suffix != "csv":
-            check_matplotlib()
-    if options.columns is not None and options.columns < 1:
-        raise ValueError(f"--columns must be at least 1, got {options.columns}")
-    if options.width is not None:
-        inches_of(options.width)
-    look = PaperOptions(
-        steps=tuple(options.steps) if options.steps else None,
-        column=options.quantity or "intrinsic_rank",
+    files = [output_file(given) for given in options.output]
+    paper_figure(
+        options.figure,
+        options.runs,
+        *files,
+        matrices=options.matrices,
+        steps=options.steps,
+        quantity=options.quantity,
         log=options.log,
         log_steps=options.log_steps,
         noise=options.noise,
+        width=options.width,
+        columns=options.columns,
+        titles=options.titles,
     )
-    opened = [open_run(path) for path in options.runs]
-    panels = paper_panels(options.figure, opened, options.matrices, look, titles=options.titles)
-    width = options.width or ("single" if len(panels) == 1 else "double")
-    figures = panels if len(panels) > 1 or options.titles else next(iter(panels.values()))
-    for given, path in files:
-        save_figure(figures, path, width=width, columns=options.columns)
+    for given in options.output:
         print(f"wrote {given}")
     return 0

@@ -13,17 +13,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from inrank_monitor import figures
 from inrank_monitor.naming import select_names, unknown
-from inrank_monitor.paper.options import KINDS
+from inrank_monitor.paper.options import KINDS, PAPER_FIGURES
 from inrank_monitor.ranks import null_singular_values
 from inrank_monitor.report import early_middle_late, matrix_table, telling_matrices
 from inrank_monitor.runs import Run
 
 OF_RUNS = ("rank-evolution", "ratio-evolution", "loss")
+# What is not the same for all figures, and whose it is: asked of another, it would change nothing.
+_ONLY_OF = {
+    "steps": ("spectrum-density", "explained-ratio"),
+    "column": ("rank-evolution",),
+    "log": ("spectrum-evolution", "spectrum-density"),
+    "log_steps": ("rank-evolution", "spectrum-evolution", "ratio-evolution", "loss"),
+    "noise": ("spectrum-evolution", "spectrum-density", "explained-ratio"),
+}
 MOST_PANELS = 24
 _OWN_COLOURS = 8  # so many matrices have a colour and a legend entry each; more are coloured by kind
 
@@ -48,9 +57,9 @@ class PaperOptions:
 
 
 def paper_panels(
-    kind: str,
+    kind: str | int,
     runs: Sequence[Run],
-    matrices: Iterable[str] | None = None,
+    matrices: str | Iterable[str] | None = None,
     options: PaperOptions | None = None,
     *,
     titles: Sequence[str] | None = None,
@@ -58,7 +67,7 @@ def paper_panels(
     """The panels of a figure of the paper, for `inrank_monitor.figures.save_figure`.
 
     Args:
-        kind: one of `KINDS`.
+        kind: one of `KINDS`, or a number of the paper's figures.
         runs: as `open_run` gives them.
         matrices: names or globs. Default: all of them; where each has its own panel, those with the highest and the
             lowest rank over null rank of the first run.
@@ -66,14 +75,15 @@ def paper_panels(
         titles: of the panels, in their order. Default: what tells them apart, the run, the matrix or both.
 
     Raises:
-        ValueError: an unknown kind, a matrix or step that is not there, too many panels, or too few titles.
+        ValueError: an unknown kind, an option that the kind has no use for, a matrix or step that is not there, too
+            many panels, or too few titles.
     """
-    if kind not in KINDS:
-        raise ValueError(f"figure must be one of {', '.join(KINDS)}, got {kind!r}")
+    kind = _kind(kind)
     if not runs:
         raise ValueError("at least one run is needed")
-    asked = None if matrices is None else list(matrices)
+    asked = None if matrices is None else [matrices] if isinstance(matrices, str) else list(matrices)
     options = options or PaperOptions()
+    _check(kind, asked, options)
     if kind in OF_RUNS:
         panels = {run_title: _of_run(kind, run, asked, options) for run_title, run in _by_name(runs).items()}
         panels = panels if len(panels) > 1 else {"": next(iter(panels.values()))}
@@ -84,6 +94,25 @@ def paper_panels(
     if len(titles) != len(panels) or len(set(titles)) != len(titles):
         raise ValueError(f"titles must be {len(panels)} different ones, a panel each, got {list(titles)}")
     return dict(zip(titles, panels.values(), strict=True))
+
+
+def _kind(given: str | int) -> str:
+    """A kind by its name, or by the number of one of the paper's figures."""
+    kind = PAPER_FIGURES.get(str(given), str(given))
+    if kind not in KINDS:
+        known = f"{', '.join(KINDS)}, or the number of one of the paper's figures: {', '.join(PAPER_FIGURES)}"
+        raise ValueError(f"figure must be one of {known}, got {given!r}")
+    return kind
+
+
+def _check(kind: str, matrices: list[str] | None, options: PaperOptions) -> None:
+    """Raise a ValueError for what the kind has no use for."""
+    if kind == "loss" and matrices is not None:
+        raise ValueError("matrices have no meaning for the figure loss")
+    for name, kinds in _ONLY_OF.items():
+        if getattr(options, name) != getattr(PaperOptions(), name) and kind not in kinds:
+            what = "quantity" if name == "column" else name
+            raise ValueError(f"{what} has no meaning for the figure {kind}, only for {', '.join(kinds)}")
 
 
 def _by_name(runs: Sequence[Run]) -> dict[str, Run]:
@@ -125,7 +154,28 @@ def _of_matrices(
     for run, title, name in chosen:
         parts = ([title] if several_runs else []) + ([short[name]] if several_names or not several_runs else [])
         panels[": ".join(parts)] = _of_matrix(kind, run, name, options)
+    if kind == "explained-ratio" and len(panels) > 1:
+        for figure in panels.values():
+            _rank_at_ring(figure)
     return panels
+
+
+def _rank_at_ring(figure: go.Figure) -> None:
+    """The ranks stand at their rings and no more in the legend, where panels with other ranks share the entries."""
+    for trace in figure.data:
+        if trace.mode != "markers":
+            trace.name = trace.legendgroup
+            continue
+        figure.add_annotation(
+            x=float(np.log10(trace.x[0])) if figure.layout.xaxis.type == "log" else trace.x[0],
+            y=trace.y[0],
+            text=str(trace.x[0]),
+            xanchor="left",
+            yanchor="top",
+            xshift=6,
+            yshift=-5,
+            showarrow=False,
+        )
 
 
 def _names(run: Run, asked: Iterable[str]) -> list[str]:

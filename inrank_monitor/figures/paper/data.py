@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from inrank_monitor.figures.paper.words import plain_words
+from inrank_monitor.figures.paper.words import plain_words, whole_name
 
 
 def figure_table(figures: go.Figure | Mapping[str, go.Figure]) -> pd.DataFrame:
@@ -46,6 +46,8 @@ def figure_csv(figures: go.Figure | Mapping[str, go.Figure]) -> str:
 def _titles(figure: go.Figure) -> tuple[str, str]:
     """Of the two axes, in plain words."""
     axes = figure.layout.xaxis, figure.layout.yaxis
+    if len({trace.yaxis or "y" for trace in figure.data}) > 1:  # each series has a quantity of its own
+        return plain_words(axes[0].title.text) or "step", "value"
     x, y = (plain_words(axis.title.text).split("\n")[0] for axis in axes)
     return x or "x", y or ("row" if figure.layout.yaxis.ticktext is not None else "y")
 
@@ -55,7 +57,7 @@ def _tables(figure: go.Figure, names: tuple[str, ...]) -> Iterator[pd.DataFrame]
     x, y = names
     extra = (figure.layout.meta or {}).get("customdata") if isinstance(figure.layout.meta, dict) else None
     for trace in figure.data:
-        series = plain_words((trace.meta[0] if _is_name(trace) else None) or trace.name)
+        series = plain_words(whole_name(trace))
         if trace.type == "heatmap":
             yield _grid(trace, names, plain_words(trace.colorbar.title.text) or "value")
         elif trace.x is None or getattr(trace, "fill", None) == "toself" or all(one is None for one in trace.x):
@@ -68,11 +70,6 @@ def _tables(figure: go.Figure, names: tuple[str, ...]) -> Iterator[pd.DataFrame]
     for shape in figure.layout.shapes:
         if shape.type == "line" and shape.y0 == shape.y1 and "domain" in str(shape.xref):
             yield pd.DataFrame({"series": [shape.name or "line"], x: [np.nan], y: [shape.y0]})
-
-
-def _is_name(trace: go.Scatter) -> bool:
-    """Whether a trace keeps its whole name beside the short one of the legend."""
-    return isinstance(trace.meta, list | tuple) and len(trace.meta) == 1 and isinstance(trace.meta[0], str)
 
 
 def _column(given: object) -> list[object]:

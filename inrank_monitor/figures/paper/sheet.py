@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ _STYLE = {
     "svg.hashsalt": "inrank",  # the same figure, the same file
     "pdf.fonttype": 42,  # whole letters, which publishers ask for
 }
+_DRAWING = threading.Lock()
 _WITHOUT_DATE: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 
 
@@ -144,10 +146,10 @@ def inches_of(width: str | float) -> float:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Matplotlib as it is without anybody's settings, and then ours."""
+    """Matplotlib as it is without anybody's settings, and then ours; one sheet at a time, as its settings are one."""
     import matplotlib as mpl
 
-    with mpl.rc_context():
+    with _DRAWING, mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         yield
@@ -245,14 +247,14 @@ def _draw_panel(sheet: Any, place: Any, figure: go.Figure, shares: bool, shared:
     """One figure at its place, all but the first pair's y axis and notes finished; the first of its axes."""
     cells = cells_of(figure)
     if len(cells) == 1:  # not in a grid of its own, so that a scale can stand beside a whole row
-        axes = sheet.add_subplot(place, sharey=shared)
+        axes = sheet.add_subplot(place, sharey=shared, label=str(len(sheet.axes) + 1))
         _draw_cell(axes, figure, cells[0], shared_y=shares)
         return axes
     inner = place.subgridspec(max(c.row for c in cells) + 1, max(c.column for c in cells) + 1)
     first: Any = None
     for cell in cells:
         across = first if first is not None and cell.x == cells[0].x else None
-        axes = sheet.add_subplot(inner[cell.row, cell.column], sharex=across)
+        axes = sheet.add_subplot(inner[cell.row, cell.column], sharex=across, label=str(len(sheet.axes) + 1))
         _draw_cell(axes, figure, cell)
         if first is not None:
             _draw_notes(axes, figure, cell)
@@ -303,6 +305,7 @@ def _is_on(one: Any, cell: Cell) -> bool:
 def _over(axes: Any, given: Any) -> Any:
     """Axes over others, with a y axis of their own that nobody sees."""
     over = axes.twinx()
+    over.set_label(axes.get_label())
     over.set_axis_off()
     if given.range is not None:
         over.set_ylim(*given.range)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import get_colorscale
 
-from inrank_monitor.figures.paper.words import DASHES, TEXT, colour, is_words, marker, plain_words, values
+from inrank_monitor.figures.paper.words import DASHES, TEXT, colour, is_words, marker, plain_words, values, whole_name
 
 THINNER = 0.55  # a line of so many pixels on the page is as many times this in points
 _LEGEND_ONLY = "legendonly"
 
 
 def draw_trace(axes: Any, trace: Any, place: int, before: Any | None = None) -> None:
-    """Draw one trace.
+    """Draw one trace; in an SVG its line is a group whose id says panel, place and series.
 
     Args:
-        axes: Matplotlib's.
+        axes: Matplotlib's; its label is the number of its panel.
         trace: Plotly's.
         place: its number; later ones lie on top.
         before: the trace before it, down to which `fill="tonexty"` fills.
@@ -46,7 +47,8 @@ def _draw_scatter(axes: Any, trace: go.Scatter, order: float, before: go.Scatter
         _fill(axes, trace, (x, y), order, before)
     mode = trace.mode or "lines"
     if "lines" in mode and trace.line.width != 0:
-        axes.plot(x, y, **line_style(trace), zorder=order)
+        series = re.sub(r"\W+", "-", plain_words(whole_name(trace))).strip("-")
+        axes.plot(x, y, **line_style(trace), zorder=order, gid=f"panel-{axes.get_label()}-{place}-{series}")
     if "markers" in mode:
         axes.scatter(x, y, **_marker_style(trace, len(x)), zorder=order)
     if trace.error_y.array is not None:
@@ -55,7 +57,7 @@ def _draw_scatter(axes: Any, trace: go.Scatter, order: float, before: go.Scatter
 
 
 def positions(axis: Any, given: Any) -> np.ndarray:
-    """Where values lie on an axis; categories, by their order of appearance, at 0, 1, …"""
+    """Where values lie on an axis; categories, by their order of appearance, at 0, 1, 2 and so on."""
     if not is_words(given):
         return values(given)
     known: list[str] = axis.__dict__.setdefault("inrank_categories", [])

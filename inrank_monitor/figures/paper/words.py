@@ -75,3 +75,11 @@ def values(given: Any) -> np.ndarray:
 def is_words(given: Any) -> bool:
     """Whether a trace's numbers are categories, by their names."""
     return given is not None and any(isinstance(one, str) for one in given)
+
+
+def whole_name(trace: Any) -> str | None:
+    """A trace's whole name, which it may keep beside the short one of the legend."""
+    meta = trace.meta
+    is_name = isinstance(meta, list | tuple) and len(meta) == 1 and isinstance(meta[0], str)
+    name: str | None = meta[0] if is_name else trace.name
+    return name
