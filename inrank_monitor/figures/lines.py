@@ -79,12 +79,17 @@ def _own_looks(names: list[str]) -> dict[str, Look]:
 
 
 def _group_looks(names: list[str], groups: Mapping[str, str]) -> dict[str, Look]:
-    """Colour by group; within a group more ink for later matrices."""
+    """Colour by group; within a group more ink for later matrices.
+
+    A group's colour is by its place in `groups`: it keeps it whichever matrices are drawn, and from panel to panel.
+    """
     members: dict[str, list[str]] = {}
     for name in names:
         members.setdefault(groups.get(name, name), []).append(name)
+    places = {group: i for i, group in enumerate(dict.fromkeys([*groups.values(), *members]))}
     looks = {}
-    for i, (group, inside) in enumerate(members.items()):
+    for group, inside in members.items():
+        i = places[group]
         for depth, name in enumerate(inside):
             alpha = 1.0 if len(inside) == 1 else 0.35 + 0.65 * depth / (len(inside) - 1)
             looks[name] = (category(i), alpha, symbol(i), group)

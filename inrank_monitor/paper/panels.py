@@ -18,6 +18,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from inrank_monitor import figures
+from inrank_monitor.matrices.roles import matrix_groups
 from inrank_monitor.naming import select_names, unknown
 from inrank_monitor.paper.options import KINDS, PAPER_FIGURES
 from inrank_monitor.ranks import null_singular_values
@@ -34,7 +35,7 @@ _ONLY_OF = {
     "noise": ("spectrum-evolution", "spectrum-density", "explained-ratio"),
 }
 MOST_PANELS = 24
-_OWN_COLOURS = 8  # so many matrices have a colour and a legend entry each; more are coloured by kind
+_OWN_COLOURS = 6  # so many matrices have a colour and a legend entry each; more are coloured by role
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def paper_panels(
     options = options or PaperOptions()
     _check(kind, asked, options)
     if kind in OF_RUNS:
-        panels = {run_title: _of_run(kind, run, asked, options) for run_title, run in _by_name(runs).items()}
+        groups = None if kind == "loss" else _groups(runs, asked)
+        panels = {title: _of_run(kind, run, asked, groups, options) for title, run in _by_name(runs).items()}
         panels = panels if len(panels) > 1 else {"": next(iter(panels.values()))}
     else:
         panels = _of_matrices(kind, runs, asked, options)
@@ -127,18 +129,34 @@ def _by_name(runs: Sequence[Run]) -> dict[str, Run]:
     return named
 
 
-def _of_run(kind: str, run: Run, matrices: list[str] | None, options: PaperOptions) -> go.Figure:
+def _of_run(
+    kind: str, run: Run, matrices: list[str] | None, groups: dict[str, str] | None, options: PaperOptions
+) -> go.Figure:
     if kind == "loss":
         return figures.loss_curve(run.scalars, log_steps=options.log_steps)
     names = figures.matrix_names(run.measurements, matrices)
-    groups = figures.families(names) if len(names) > _OWN_COLOURS else None
     if kind == "ratio-evolution":
-        return figures.explained_ratio_evolution(
+        figure = figures.explained_ratio_evolution(
             run.measurements, run.threshold, names, groups=groups, log_steps=options.log_steps
         )
-    return figures.rank_evolution(
-        run.measurements, options.column, names, events=run.events, groups=groups, log_steps=options.log_steps
-    )
+    else:
+        figure = figures.rank_evolution(
+            run.measurements, options.column, names, events=run.events, groups=groups, log_steps=options.log_steps
+        )
+    if groups and len({groups[name] for name in names}) < len(names):
+        pale = {"color": figures.rgba(figures.NEUTRAL, 0.4), "width": 3}
+        figure.add_scatter(x=[None], y=[None], mode="lines", name="paler: earlier in the model", line=pale)
+    return figure
+
+
+def _groups(runs: Sequence[Run], matrices: list[str] | None) -> dict[str, str] | None:
+    """Matrix -> what it is coloured by, the same in all panels; None: each has a colour of its own."""
+    names = [name for run in runs for name in figures.matrix_names(run.measurements, matrices)]
+    names = list(dict.fromkeys(names))
+    if len(names) <= _OWN_COLOURS:
+        return dict(zip(names, names, strict=True)) if len(runs) > 1 else None
+    roles = [matrix_groups(run.matrices)["role"].to_dict() for run in runs]
+    return {name: next(str(found[name]) for found in roles if name in found) for name in names}
 
 
 def _of_matrices(

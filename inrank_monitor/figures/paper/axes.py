@@ -125,9 +125,13 @@ def draw_note(axes: Any, note: Any) -> None:
         axes.transAxes if "paper" in str(ref) or "domain" in str(ref) else axes.transData
         for ref in (note.xref or "x", note.yref or "y")
     ]
+    place = [  # Plotly's notes lie at the logarithm of what they belong to
+        10.0**at if side is axes.transData and scale == "log" else at
+        for at, side, scale in zip((note.x, note.y), sides, (axes.get_xscale(), axes.get_yscale()), strict=True)
+    ]
     axes.annotate(
         plain_words(note.text),
-        (note.x, note.y),
+        place,
         xycoords=blended_transform_factory(*sides),
         xytext=((note.xshift or 0) * THINNER, (note.yshift or 0) * THINNER),
         textcoords="offset points",
@@ -136,6 +140,7 @@ def draw_note(axes: Any, note: Any) -> None:
         fontsize=6.5,
         color=TEXT,
         zorder=9,
+        bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6},
     )
 
 

@@ -59,13 +59,15 @@ def _sample(trace: Any) -> Any:
     if trace.fill == "toself":
         return Patch(color=colour(trace.fillcolor), linewidth=0)
     mode = trace.mode or "lines"
-    if "lines" in mode:
+    symbol, hollow = marker(trace.marker.symbol if isinstance(trace.marker.symbol, str) else None)
+    if "lines" in mode and not ("markers" in mode and len(trace.x) == 1):
         style = {
             name: value for name, value in line_style(trace).items() if name not in ("drawstyle", "solid_capstyle")
         }
-        return Line2D([], [], **style)
-    symbol, hollow = marker(trace.marker.symbol if isinstance(trace.marker.symbol, str) else None)
+        tells_apart = "markers" in mode and symbol != "o"
+        return Line2D([], [], **style, marker=symbol if tells_apart else None, markersize=3)
     given = trace.marker.color[0] if isinstance(trace.marker.color, list | tuple) else trace.marker.color
+    given = given if given is not None else trace.line.color
     face, edge = colour(given) or TEXT, colour(trace.marker.line.color)
     return Line2D(
         [], [], linestyle="none", marker=symbol, markersize=4, color=face,

@@ -13,6 +13,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from inrank_monitor.figures.names import shorten
 from inrank_monitor.figures.paper.axes import axis_of, draw_note, draw_shape, finish_axis, set_scales
 from inrank_monitor.figures.paper.data import figure_csv
 from inrank_monitor.figures.paper.legend import add_legend
@@ -21,6 +22,7 @@ from inrank_monitor.figures.paper.words import TEXT, plain_words
 from inrank_monitor.files import replaced
 
 WIDTHS = {"single": 3.25, "double": 6.75}  # inches: one column, and a page of two
+TITLE_LETTER = 0.066  # inches a letter, with what the axis beside the panel takes of its width
 FORMATS = ("svg", "pdf", "png")
 _STYLE = {
     "font.size": 7,
@@ -199,7 +201,8 @@ def _drawn(panels: Mapping[str, go.Figure], inches: float, columns: int, height:
     sheet = Figure(figsize=(inches, 1))
     FigureCanvasAgg(sheet)
     legend = add_legend(sheet, list(panels.values()), inches)
-    tall = max(_panel_height(figure, inches / columns) for figure in panels.values())
+    lines = max(_title(title, inches / columns).count("\n") for title in panels)
+    tall = 0.12 * lines + max(_panel_height(figure, inches / columns) for figure in panels.values())
     sheet.set_size_inches(inches, height or rows * tall + legend)
     shares = _shares_y(list(panels.values()))
     grid = sheet.add_gridspec(rows, columns)
@@ -207,7 +210,8 @@ def _drawn(panels: Mapping[str, go.Figure], inches: float, columns: int, height:
     drawn: list[tuple[Any, go.Figure]] = []
     for place, (title, figure) in enumerate(panels.items()):
         axes = _draw_panel(sheet, grid[place // columns, place % columns], figure, shares, first if shares else None)
-        axes.set_title(plain_words(title or figure.layout.title.text), loc="left", pad=4 + 8 * _lines_above(figure))
+        words = _title(title or figure.layout.title.text, inches / columns)
+        axes.set_title(words, loc="left", pad=4 + 8 * _lines_above(figure))
         first = first or axes
         drawn.append((axes, figure))
     for place, (axes, figure) in enumerate(drawn):
@@ -220,6 +224,14 @@ def _drawn(panels: Mapping[str, go.Figure], inches: float, columns: int, height:
     _add_scales([axes for axes, _ in drawn], columns)
     sheet.align_labels()
     return sheet
+
+
+def _title(text: str | None, inches: float) -> str:
+    """A panel's title in its width: a line for the run and one for the matrix where both do not fit in one."""
+    room = max(int(inches / TITLE_LETTER), 8)
+    words = plain_words(text)
+    lines = words.split("\n") if len(words) <= room else words.replace(": ", ":\n").split("\n")
+    return "\n".join(shorten(line, room) for line in lines)
 
 
 def _shares_y(figures: list[go.Figure]) -> bool:

@@ -32,12 +32,13 @@ def draw_trace(axes: Any, trace: Any, place: int, before: Any | None = None) -> 
     if trace.type == "heatmap":
         _draw_heatmap(axes, trace)
     elif trace.type in ("scatter", "scattergl"):
-        _draw_scatter(axes, trace, 2 + place / 1000, before)
+        _draw_scatter(axes, trace, place, before)
     else:
         raise ValueError(f"a trace of type {trace.type!r} cannot be drawn on paper")
 
 
-def _draw_scatter(axes: Any, trace: go.Scatter, order: float, before: go.Scatter | None) -> None:
+def _draw_scatter(axes: Any, trace: go.Scatter, place: int, before: go.Scatter | None) -> None:
+    order = 2 + place / 1000
     x, y = positions(axes.xaxis, trace.x), positions(axes.yaxis, trace.y)
     if not len(x) or not np.isfinite(x).any():
         if trace.marker.showscale:
