@@ -60,7 +60,10 @@ def add_matrix_lines(
         labels = short_names([look[3] for look in looks.values()], width=24)
         for group, label in labels.items():
             colour, marker = next((look[0], look[2]) for look in looks.values() if look[3] == group)
-            legend_entry(figure, plotly_text(label), plotly_text(group), line={"color": colour, "width": 3})
+            style: dict[str, object] = {"line": {"color": colour, "width": 3}}
+            if marker != "circle":  # the colour is there already: only the marker tells the groups apart
+                style |= {"mode": "lines+markers", "marker": {"symbol": marker, "size": 7}}
+            legend_entry(figure, plotly_text(label), plotly_text(group), **style)
     if (len(tables) if groups is None else len({look[3] for look in looks.values()})) > 8:
         side_legend(figure)
     return {name: rgba(look[0], look[1]) for name, look in looks.items()}

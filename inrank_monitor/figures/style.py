@@ -142,4 +142,5 @@ def symbol(position: int) -> str:
 
 def legend_entry(figure: go.Figure, name: str, group: Hashable, **style: object) -> None:
     """A legend entry that stands for a whole group of lines, drawn by a trace without points."""
-    figure.add_scatter(x=[None], y=[None], mode="lines", name=name, legendgroup=str(group), hoverinfo="skip", **style)
+    style = {"mode": "lines"} | style
+    figure.add_scatter(x=[None], y=[None], name=name, legendgroup=str(group), hoverinfo="skip", **style)

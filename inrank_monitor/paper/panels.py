@@ -145,7 +145,7 @@ def _of_run(
         )
     if groups and len({groups[name] for name in names}) < len(names):
         pale = {"color": figures.rgba(figures.NEUTRAL, 0.4), "width": 3}
-        figure.add_scatter(x=[None], y=[None], mode="lines", name="paler: earlier in the model", line=pale)
+        figure.add_scatter(x=[None], y=[None], mode="lines", name="paler: earlier", line=pale)
     return figure
 
 

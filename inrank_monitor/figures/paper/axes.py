@@ -87,7 +87,11 @@ def _set_ticks(axes: Any, which: str, given: list[Any], categories: list[str] | 
         ticks = ticks if len(ticks) <= MOST_TICKS else decades
         ticks = ticks[:: -(-len(ticks) // MOST_TICKS) or 1]
     axis = getattr(axes, f"{which}axis")
-    axis.set_ticks([places[tick] for tick in ticks], labels=[plain_words(texts[tick]) for tick in ticks])
+    labels = [plain_words(texts[tick]) for tick in ticks]
+    axis.set_ticks([places[tick] for tick in ticks], labels=labels)
+    if which == "y" and any("\n" in label for label in labels):  # a row's words stand on its line, clear of the x axis
+        for label in axis.get_ticklabels():
+            label.set_verticalalignment("bottom")
 
 
 def draw_shape(axes: Any, shape: Any) -> None:
@@ -115,6 +119,22 @@ def draw_shape(axes: Any, shape: Any) -> None:
         raise ValueError(f"a shape of type {shape.type!r} cannot be drawn on paper")
 
 
+def with_notes_in_rows(figure: go.Figure) -> go.Figure:
+    """The figure with the notes at the left end of its rows moved into the rows' labels, where they hide no curve."""
+    axis = figure.layout.yaxis
+    notes = [one for one in figure.layout.annotations if one.xref == "paper" and one.x == 0 and one.yref in (None, "y")]
+    if axis.ticktext is None or not notes:
+        return figure
+    texts = list(axis.ticktext)
+    for note in notes:
+        row = max(range(len(texts)), key=lambda at: (axis.tickvals[at] <= note.y, axis.tickvals[at]))
+        texts[row] += "<br>" + str(note.text).replace("directions ", "").replace("direction ", "")
+    kept = [one for one in figure.layout.annotations if one not in notes]
+    moved = go.Figure(figure).update_layout(yaxis_ticktext=texts)
+    moved.layout.annotations = kept
+    return moved
+
+
 def draw_note(axes: Any, note: Any) -> None:
     """Words in the panel, or in its margin."""
     from matplotlib.transforms import blended_transform_factory
@@ -140,7 +160,6 @@ def draw_note(axes: Any, note: Any) -> None:
         fontsize=6.5,
         color=TEXT,
         zorder=9,
-        bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6},
     )
 
 

@@ -52,6 +52,11 @@ def _listed(figure: go.Figure) -> list[Any]:
     return shown if asked or len(figure.data) > 1 else []
 
 
+def _is_point(trace: Any) -> bool:
+    """Whether only a marker is seen of a line: it has one point."""
+    return "markers" in (trace.mode or "") and len(trace.x) == 1 and trace.x[0] is not None
+
+
 def _sample(trace: Any) -> Any:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -60,7 +65,7 @@ def _sample(trace: Any) -> Any:
         return Patch(color=colour(trace.fillcolor), linewidth=0)
     mode = trace.mode or "lines"
     symbol, hollow = marker(trace.marker.symbol if isinstance(trace.marker.symbol, str) else None)
-    if "lines" in mode and not ("markers" in mode and len(trace.x) == 1):
+    if "lines" in mode and not _is_point(trace):
         style = {
             name: value for name, value in line_style(trace).items() if name not in ("drawstyle", "solid_capstyle")
         }

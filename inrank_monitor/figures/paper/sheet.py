@@ -14,7 +14,14 @@ from typing import Any
 import plotly.graph_objects as go
 
 from inrank_monitor.figures.names import shorten
-from inrank_monitor.figures.paper.axes import axis_of, draw_note, draw_shape, finish_axis, set_scales
+from inrank_monitor.figures.paper.axes import (
+    axis_of,
+    draw_note,
+    draw_shape,
+    finish_axis,
+    set_scales,
+    with_notes_in_rows,
+)
 from inrank_monitor.figures.paper.data import figure_csv
 from inrank_monitor.figures.paper.legend import add_legend
 from inrank_monitor.figures.paper.traces import draw_trace
@@ -197,6 +204,7 @@ def _drawn(panels: Mapping[str, go.Figure], inches: float, columns: int, height:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    panels = {title: with_notes_in_rows(figure) for title, figure in panels.items()}
     rows = -(-len(panels) // columns)
     sheet = Figure(figsize=(inches, 1))
     FigureCanvasAgg(sheet)
