@@ -40,6 +40,7 @@ from inrank_monitor.figures.paper import (
     figure_csv,
     figure_table,
     inches_of,
+    natural_width,
     paper_figure_bytes,
     save_figure,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "mark_noise_over_steps",
     "matrix_names",
     "more_ink",
+    "natural_width",
     "new_figure",
     "paper_figure_bytes",
     "rank_evolution",

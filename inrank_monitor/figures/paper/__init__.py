@@ -12,6 +12,7 @@ from inrank_monitor.figures.paper.sheet import (
     WIDTHS,
     check_matplotlib,
     inches_of,
+    natural_width,
     paper_figure_bytes,
     save_figure,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "figure_csv",
     "figure_table",
     "inches_of",
+    "natural_width",
     "paper_figure_bytes",
     "save_figure",
 ]

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,9 @@ _WITHOUT_DATE: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"Crea
 
 def check_matplotlib() -> None:
     """Raise a ModuleNotFoundError that says what to install, where Matplotlib is missing."""
-    try:
-        import matplotlib.figure  # noqa: F401 - whether it is there
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "figures for a paper are drawn by Matplotlib: pip install 'inrank-monitor[figures]'", name="matplotlib"
-        ) from error
+    if find_spec("matplotlib") is None:
+        needed = "figures for a paper are drawn by Matplotlib: pip install 'inrank-monitor[figures]'"
+        raise ModuleNotFoundError(needed, name="matplotlib")
 
 
 def save_figure(
@@ -151,6 +149,12 @@ def inches_of(width: str | float) -> float:
     if given is None or not 1 <= given <= 40:
         raise ValueError(f"width must be 'single', 'double' or from 1 to 40 inches, got {width!r}")
     return given
+
+
+def natural_width(figure: go.Figure) -> str:
+    """`"double"` for what a single column would crush: a heat map, or panels side by side."""
+    wide = any(trace.type == "heatmap" for trace in figure.data) or any(cell.column for cell in cells_of(figure))
+    return "double" if wide else "single"
 
 
 @contextmanager
