@@ -4,7 +4,7 @@
 
 Three runs, written here: one as the demo's (24 matrices of 256 values at 25 steps), one of 561 matrices (a Llama of
 80 blocks), one of 1000 snapshots. For each: a cold page, then every view by its link in the menu, five times in turn.
-"Drawn" is when the heading is the view's, Streamlit has ended and nothing of any chart or table has changed for a while;
+"Drawn" is when the heading is the view's, Streamlit has ended and nothing in a chart or table has changed for a while;
 the seconds are up to that last change. Then a run that is being written: from a snapshot's being on disk to its point's
 being drawn. Bytes are what the server sends for a view, unpacked. The server is warm: a page of another, tiny run has
 loaded its libraries. Needs Chromium and playwright.

@@ -180,18 +180,24 @@ def _of_matrices(
 
 def _rank_at_ring(figure: go.Figure) -> None:
     """The ranks stand at their rings and no more in the legend, where panels with other ranks share the entries."""
+    rings: dict[int, float] = {}
     for trace in figure.data:
-        if trace.mode != "markers":
+        if trace.mode == "markers":
+            rings.setdefault(int(trace.x[0]), float(trace.y[0]))
+        else:
             trace.name = trace.legendgroup
-            continue
+    before, lower = 0.0, 0
+    for rank in sorted(rings):
+        lower = lower + 1 if rank < 1.5 * before else 0  # so near that the words would lie on each other
+        before = rank
         figure.add_annotation(
-            x=float(np.log10(trace.x[0])) if figure.layout.xaxis.type == "log" else trace.x[0],
-            y=trace.y[0],
-            text=str(trace.x[0]),
+            x=float(np.log10(rank)),
+            y=rings[rank],
+            text=str(rank),
             xanchor="left",
             yanchor="top",
             xshift=6,
-            yshift=-5,
+            yshift=-5 - 14 * lower,
             showarrow=False,
         )
 

@@ -24,7 +24,7 @@ from inrank_monitor.figures.paper.axes import (
     with_notes_in_rows,
 )
 from inrank_monitor.figures.paper.data import figure_csv
-from inrank_monitor.figures.paper.legend import add_legend
+from inrank_monitor.figures.paper.legend import LETTER, add_legend
 from inrank_monitor.figures.paper.traces import draw_trace
 from inrank_monitor.figures.paper.words import TEXT, plain_words
 from inrank_monitor.files import replaced
@@ -134,7 +134,7 @@ def paper_figure_bytes(
     check_matplotlib()
     content = io.BytesIO()
     with _style():
-        sheet = _drawn(panels, inches, columns or _columns(len(panels), inches), height)
+        sheet = _drawn(panels, inches, columns, height)
         sheet.savefig(content, format=kind, dpi=300, metadata=_WITHOUT_DATE[kind])
     return content.getvalue()
 
@@ -168,8 +168,15 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _columns(panels: int, inches: float) -> int:
-    most = max(int(inches // 1.6), 1)
+def _margin(figure: go.Figure) -> float:
+    """Inches that the words at a panel's rows take."""
+    axis = figure.layout.yaxis
+    words = axis.ticktext if axis.ticktext is not None and axis.type != "log" else ()
+    return LETTER * max((len(line) for text in words for line in plain_words(text).split("\n")), default=0)
+
+
+def _columns(panels: int, inches: float, margin: float) -> int:
+    most = max(int(inches // (1.6 + margin)), 1)
     rows = -(-panels // most)
     return -(-panels // rows)  # rows as even as they can be
 
@@ -203,27 +210,30 @@ def _under(figure: go.Figure, name: str) -> str:
     return str(axis_of(figure, name).overlaying or name)
 
 
-def _drawn(panels: Mapping[str, go.Figure], inches: float, columns: int, height: float | None) -> Any:
+def _drawn(panels: Mapping[str, go.Figure], inches: float, columns: int | None, height: float | None) -> Any:
     """The sheet; without pyplot, which would keep it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     panels = {title: with_notes_in_rows(figure) for title, figure in panels.items()}
+    margin = max(map(_margin, panels.values()))
+    columns = columns or _columns(len(panels), inches, margin)
+    titles = [_title(title or one.layout.title.text, inches / columns - margin) for title, one in panels.items()]
     rows = -(-len(panels) // columns)
     sheet = Figure(figsize=(inches, 1))
     FigureCanvasAgg(sheet)
     legend = add_legend(sheet, list(panels.values()), inches)
-    lines = max(_title(title, inches / columns).count("\n") for title in panels)
-    tall = 0.12 * lines + max(_panel_height(figure, inches / columns) for figure in panels.values())
+    tall = 0.12 * max(words.count("\n") for words in titles) + max(
+        _panel_height(figure, inches / columns) for figure in panels.values()
+    )
     sheet.set_size_inches(inches, height or rows * tall + legend)
     shares = _shares_y(list(panels.values()))
     grid = sheet.add_gridspec(rows, columns)
     first = None
     drawn: list[tuple[Any, go.Figure]] = []
-    for place, (title, figure) in enumerate(panels.items()):
+    for place, figure in enumerate(panels.values()):
         axes = _draw_panel(sheet, grid[place // columns, place % columns], figure, shares, first if shares else None)
-        words = _title(title or figure.layout.title.text, inches / columns)
-        axes.set_title(words, loc="left", pad=4 + 8 * _lines_above(figure))
+        axes.set_title(titles[place], loc="left", pad=4 + 8 * _lines_above(figure))
         first = first or axes
         drawn.append((axes, figure))
     for place, (axes, figure) in enumerate(drawn):
