@@ -42,7 +42,7 @@ def add_matrix_lines(
         rows = table[table["step"] > 0] if log_steps else table
         colour, alpha, marker, group = looks[name]
         values = numbers(rows[column])
-        kept = thin(values, limit)
+        kept = thin(values, limit, by_ratio=log_steps)
         figure.add_scatter(
             x=rows["step"].to_numpy()[kept],
             y=values[kept],

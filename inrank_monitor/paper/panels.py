@@ -71,7 +71,7 @@ def paper_panels(
         kind: one of `KINDS`, or a number of the paper's figures.
         runs: as `open_run` gives them.
         matrices: names or globs. Default: all of them; where each has its own panel, those with the highest and the
-            lowest rank over null rank of the first run.
+            lowest rank over null rank of the first run, or of a run that has none of these.
         options: how they are drawn.
         titles: of the panels, in their order. Default: what tells them apart, the run, the matrix or both.
 
@@ -162,8 +162,8 @@ def _groups(runs: Sequence[Run], matrices: list[str] | None) -> dict[str, str] |
 def _of_matrices(
     kind: str, runs: Sequence[Run], asked: list[str] | None, options: PaperOptions
 ) -> dict[str, go.Figure]:
-    asked = asked or telling_matrices(matrix_table(runs[0])) or [str(runs[0].matrices.index[0])]
-    chosen = [(run, title, name) for title, run in _by_name(runs).items() for name in _names(run, asked)]
+    named, first = _by_name(runs), _telling(runs[0])
+    chosen = [(run, title, name) for title, run in named.items() for name in _names(run, asked or _own(run, first))]
     if len(chosen) > MOST_PANELS:
         raise ValueError(f"{len(chosen)} panels are more than {MOST_PANELS}: choose fewer matrices or runs")
     short = figures.short_names([name for _, _, name in chosen], width=28)
@@ -176,6 +176,15 @@ def _of_matrices(
         for figure in panels.values():
             _rank_at_ring(figure)
     return panels
+
+
+def _telling(run: Run) -> list[str]:
+    return telling_matrices(matrix_table(run)) or [str(run.matrices.index[0])]
+
+
+def _own(run: Run, first: list[str]) -> list[str]:
+    """The first run's telling matrices, as far as a run has them; its own where it has none of them."""
+    return [name for name in first if name in run.matrices.index] or _telling(run)
 
 
 def _rank_at_ring(figure: go.Figure) -> None:

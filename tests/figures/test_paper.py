@@ -278,3 +278,13 @@ def test_the_command_writes_what_the_endings_say_and_leaves_the_users_settings(
     error = capsys.readouterr().err
     assert ".pdf, .svg, .png or .csv" in error
     assert "f.txt" in error
+
+
+def test_runs_of_other_matrices_have_panels_of_their_own_unless_names_are_asked_for(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    other = make_run(tmp_path / "other", names=["rnn.weight_hh_l0", "rnn.weight_ih_l0"])
+    (csv,) = paper_figure("spectrum-evolution", [runs[0], other], tmp_path / "f.csv")
+    assert {panel.split(":")[0] for panel in pd.read_csv(csv)["panel"].unique()} == {runs[0].name, "other"}
+    with pytest.raises(ValueError, match="other has no such matrix"):
+        paper_figure("spectrum-evolution", [runs[0], other], tmp_path / "g.csv", matrices=NAMES)
