@@ -11,6 +11,7 @@ from inrank_monitor import __version__
 from inrank_monitor.checkpoints import options as scan_options
 from inrank_monitor.console import Parser, add_command, add_output, error_text, examples_text, typed, use_any_terminal
 from inrank_monitor.demo import options as demo_options
+from inrank_monitor.paper import options as figure_options
 from inrank_monitor.plan import options as plan_options
 from inrank_monitor.runs import local_path
 
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _extra(module: str | None) -> str:
     extras = {"streamlit": "dashboard", "transformers": "gpt2", "tokenizers": "gpt2", "lightning": "lightning"}
+    extras |= {"matplotlib": "figures"}
     extra = extras.get((module or "").split(".")[0])
     return typed("pip", "install", f"inrank-monitor[{extra}]" if extra else module)
 
@@ -101,6 +103,14 @@ def _add_readers(command: Callable[..., Parser]) -> None:
     add_output(report, "FILE", "write it: FILE.html is a self-contained page that opens offline, FILE.txt the table")
     report.add_argument("--html", metavar="FILE", help=argparse.SUPPRESS)
     report.add_argument("--all", action="store_true", help="every matrix, however many there are")
+    figure_options.add_arguments(
+        command(
+            "figure",
+            figure_options.run,
+            "a figure as a paper prints it, of one run or several: PDF, SVG or PNG at column width, its data as CSV",
+            *figure_options.EXAMPLES,
+        )
+    )
     advice = command(
         "advise",
         _advise,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from inrank_monitor.figures import CAPTIONS
+from inrank_monitor.figures import (
+    CAPTIONS,
+    check_matplotlib,
+    figure_csv,
+    inches_of,
+    natural_width,
+    paper_figure_bytes,
+)
 from inrank_monitor.ranks import RankRule, buffer_rank_text, too_large_text
 from inrank_monitor.report import missing_line
 from inrank_monitor.runs import RunFolder, RunState, RunSummary, SharedRun, open_run
@@ -184,15 +192,34 @@ def folded_into(place: Any) -> Iterator[None]:
 
 
 def show_figure(figure: go.Figure, key: str, alt: str, *, link: str = "", clicks: bool = False) -> list[Any] | None:
-    """A figure with its downloads: HTML by the button below, PNG by the camera that Plotly shows on it.
+    """A figure with its downloads below: the page's own as HTML, and as a paper prints it.
 
     Returns:
         As `charts.draw`, what was just clicked.
     """
     name = file_name(key)
     clicked = charts.draw(figure, key, alt, name, link=link, clicks=clicks)
-    download("Figure as HTML", lambda: page_of(figure), f"{name}.html", "text/html", f"{key} html")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        download("Figure as HTML", lambda: page_of(figure), f"{name}.html", "text/html", f"{key} html")
+        with st.popover("For a paper", type="tertiary", icon=":material/article:", key=f"paper {key}"):
+            _for_a_paper(figure, name, key)
     return clicked
+
+
+def _for_a_paper(figure: go.Figure, name: str, key: str) -> None:
+    """Vectors and a picture at column width, and the numbers that are drawn."""
+    width = natural_width(figure)
+    try:
+        check_matplotlib()
+        st.caption(
+            f"At {inches_of(width):g} inches; `inrank-monitor figure` draws other widths and panels side by side."
+        )
+        for kind, mime in (("pdf", "application/pdf"), ("svg", "image/svg+xml"), ("png", "image/png")):
+            draw = partial(paper_figure_bytes, figure, kind, width=width)
+            download(f"Figure as {kind.upper()}", draw, f"{name}.{kind}", mime, f"{key} {kind}")
+    except ModuleNotFoundError as error:
+        st.caption(plain(error))
+    download("Numbers as CSV", lambda: figure_csv(figure), f"{name}.csv", "text/csv", f"{key} figure csv")
 
 
 def page_of(figure: go.Figure) -> str:
@@ -207,7 +234,7 @@ def show_table(table: pd.DataFrame, key: str, alt: str, **options: object) -> No
     download("Table as CSV", lambda: table.to_csv(), f"{file_name(key)}.csv", "text/csv", f"{key} csv")
 
 
-def download(label: str, make: Callable[[], str], name: str, mime: str, key: str) -> None:
+def download(label: str, make: Callable[[], str | bytes], name: str, mime: str, key: str) -> None:
     """A button whose file is made when it is clicked, and that leaves the page as it is."""
     st.download_button(
         label,

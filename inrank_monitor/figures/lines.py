@@ -34,6 +34,8 @@ def add_matrix_lines(
         groups: matrix name -> group; None: every matrix has a colour and a legend entry of its own.
         log_steps: leave out step 0, which Plotly would draw at the left edge of a logarithmic axis.
     """
+    if column in RANK_COLUMNS:
+        figure.update_layout(meta={"customdata": "null rank"})
     looks = _own_looks(list(tables)) if groups is None else _group_looks(list(tables), groups)
     short = short_names(tables)
     limit = max(MOST_POINTS // max(len(tables), 1), 50)
@@ -43,7 +45,7 @@ def add_matrix_lines(
         rows = table[table["step"] > 0] if log_steps else table
         colour, alpha, marker, group = looks[name]
         values = numbers(rows[column])
-        kept = thin(values, limit)
+        kept = thin(values, limit, by_ratio=log_steps)
         figure.add_scatter(
             x=rows["step"].to_numpy()[kept],
             y=values[kept],
@@ -64,7 +66,10 @@ def add_matrix_lines(
         labels = short_names([look[3] for look in looks.values()], width=24)
         for group, label in labels.items():
             colour, marker = next((look[0], look[2]) for look in looks.values() if look[3] == group)
-            legend_entry(figure, plotly_text(label), plotly_text(group), line={"color": colour, "width": 3})
+            style: dict[str, object] = {"line": {"color": colour, "width": 3}}
+            if marker != "circle":  # the colour is there already: only the marker tells the groups apart
+                style |= {"mode": "lines+markers", "marker": {"symbol": marker, "size": 7}}
+            legend_entry(figure, plotly_text(label), plotly_text(group), **style)
         if len(labels) < len(tables):
             title = {"text": "fainter: earlier in the model", "side": "top", "font": {"size": 12}}
             figure.update_layout(legend_title=title)
@@ -104,12 +109,17 @@ def _own_looks(names: list[str]) -> dict[str, Look]:
 
 
 def _group_looks(names: list[str], groups: Mapping[str, str]) -> dict[str, Look]:
-    """Colour by group; within a group more ink for later matrices."""
+    """Colour by group; within a group more ink for later matrices.
+
+    A group's colour is by its place in `groups`: it keeps it whichever matrices are drawn, and from panel to panel.
+    """
     members: dict[str, list[str]] = {}
     for name in names:
         members.setdefault(groups.get(name, name), []).append(name)
+    places = {group: i for i, group in enumerate(dict.fromkeys([*groups.values(), *members]))}
     looks = {}
-    for i, (group, inside) in enumerate(members.items()):
+    for group, inside in members.items():
+        i = places[group]
         for depth, name in enumerate(inside):
             alpha = 1.0 if len(inside) == 1 else 0.35 + 0.65 * depth / (len(inside) - 1)
             looks[name] = (category(i), alpha, symbol(i), group)

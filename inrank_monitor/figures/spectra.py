@@ -12,7 +12,8 @@ from inrank_monitor.figures.style import empty_figure, logarithmic, more_ink, ne
 from inrank_monitor.figures.tables import geometric, thin
 
 MOST_LINES = 64
-MOST_POINTS = 60_000
+MOST_POINTS = 14_000  # a figure; eight of them on one page stay below two megabytes
+THINNED = "thinned: of each line the first, the last and the extreme points"
 
 
 def spectrum_evolution(
@@ -26,7 +27,8 @@ def spectrum_evolution(
     """Each σ_i of the cumulative update over steps, darker is stronger (paper, Figures 3 and 8–15).
 
     Of more than `count` values, all leading ones are drawn and ever fewer of the rest; the first and the
-    last stay. On a dark page read "more ink" for "darker".
+    last stay. Of more snapshots than a figure has room for, those stay that shape a line, and the figure says so. On a
+    dark page read "more ink" for "darker".
 
     Args:
         singular_values: `run.singular_values(name)`: index step, descending values in columns 1..q. Rows of
@@ -54,19 +56,21 @@ def spectrum_evolution(
     figure = new_figure(plotly_text(name), "step", "singular value σ of ΔW")
     steps = singular_values.index.to_numpy()
     shown = steps > 0 if log_steps else np.full(len(steps), True)
-    _add_values(figure, steps[shown], values[shown], count or MOST_LINES)
+    if _add_values(figure, steps[shown], values[shown], count or MOST_LINES, log_steps):
+        figure.update_xaxes(title_text=f"step<br><i>{THINNED}</i>")
     step_axis(figure, steps, log_steps)
     figure.update_yaxes(**(logarithmic(values[shown]) if log else {"rangemode": "tozero"}))
     return figure
 
 
-def _add_values(figure: go.Figure, steps: np.ndarray, values: np.ndarray, lines: int) -> None:
+def _add_values(figure: go.Figure, steps: np.ndarray, values: np.ndarray, lines: int, log_steps: bool) -> bool:
+    """Draw the lines; whether some of their points were left out."""
     total = values.shape[1]
     chosen = geometric(total, lines)
     limit = max(MOST_POINTS // len(chosen), 50)
     # The strongest last, so that they lie on top.
     for i in reversed(chosen.tolist()):
-        kept = thin(values[:, i], limit)
+        kept = thin(values[:, i], limit, by_ratio=log_steps)
         figure.add_scatter(
             x=steps[kept],
             y=values[kept, i],
@@ -83,6 +87,7 @@ def _add_values(figure: go.Figure, steps: np.ndarray, values: np.ndarray, lines:
         )
     if len(chosen) > 1:
         _add_scale(figure, total)
+    return len(steps) > limit
 
 
 def _position(index: int, total: int) -> float:

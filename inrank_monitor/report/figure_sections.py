@@ -98,7 +98,7 @@ def _close_up(run: RunTables, name: str) -> dict[str, go.Figure]:
     )
     ratio = figures.explained_ratio_curve(
         values,
-        _early_middle_late(values),
+        early_middle_late(values),
         run.threshold,
         run.buffer_rank,
         run.definition,
@@ -110,7 +110,7 @@ def _close_up(run: RunTables, name: str) -> dict[str, go.Figure]:
     return {"spectrum_evolution": spectra, "spectrum_density": density, "explained_ratio_curve": ratio}
 
 
-def _early_middle_late(values: pd.DataFrame) -> list[int] | None:
+def early_middle_late(values: pd.DataFrame) -> list[int] | None:
     """Three steps with an update: the first, that in the middle of the snapshots, the last."""
     if not values.shape[1]:
         return None

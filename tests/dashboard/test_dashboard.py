@@ -4,12 +4,14 @@ import json
 import os
 import re
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from helpers.app_pages import APP, numbers, sent, show, specs, texts, turn_to
 from helpers.loss_ranks import write_loss_ranks
@@ -19,7 +21,7 @@ from helpers.training import record
 from inrank_monitor import list_runs, open_run
 from inrank_monitor.advice import advise
 from inrank_monitor.console import RUNS_VARIABLE
-from inrank_monitor.figures import column_title
+from inrank_monitor.figures import column_title, figure_table, natural_width, paper_figure_bytes
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.ranks import metrics as rank_metrics
 from inrank_monitor.report import matrix_table, verdict
@@ -640,3 +642,39 @@ def test_a_diverged_run_is_marked_in_the_table_of_runs(folder: Path) -> None:
     make_run(folder / "lost", not_finite=lambda step: [0] if step >= 30 else ())
     make_run(folder / "fine", created=2e9)
     assert list(show("Runs").dataframe[0].value["status"]) == ["finished", "⚠ not finite, finished"]
+
+
+def unpacked(spec: dict[str, Any]) -> go.Figure:
+    """A figure out of what is sent, its arrays as numbers."""
+    for trace in spec["data"]:
+        trace |= {key: numbers(value) for key, value in trace.items() if isinstance(value, dict) and "bdata" in value}
+        if isinstance(error := trace.get("error_y", {}).get("array"), dict):
+            trace["error_y"]["array"] = numbers(error)
+    return go.Figure(spec)
+
+
+@pytest.mark.parametrize("view", WITH_FIGURES)
+def test_beside_each_figure_are_a_papers_formats_which_hold_what_it_draws(folder: Path, view: str) -> None:
+    make_run(folder / "first", matrices=10, steps=range(0, 48, 4), not_finite=lambda step: [1] if step == 20 else [])
+    make_run(folder / "second", matrices=10, steps=range(0, 48, 4), seed=2)
+    app = show(view, run=["first", "second"])
+    labels = [button.proto.label for button in app.get("download_button")]
+    figures = [unpacked(spec) for spec in specs(app)]
+    for label in ("Figure as HTML", "Figure as PDF", "Figure as SVG", "Figure as PNG", "Numbers as CSV"):
+        assert labels.count(label) == len(figures) > 0
+    for figure in figures:
+        svg = paper_figure_bytes(figure, "svg", width=natural_width(figure)).decode()
+        lines = [trace for trace in figure.data if trace.type == "scatter" and "lines" in (trace.mode or "lines")]
+        seen = [one for one in lines if one.line.width != 0 and one.x[0] is not None]
+        assert svg.count('id="panel-') == len(seen)
+        assert len(figure_table(figure)) > 5
+
+
+def test_a_page_without_matplotlib_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(folder / "first")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    app = show("Rank evolution")
+    labels = [button.proto.label for button in app.get("download_button")]
+    assert labels == ["Figure as HTML", "Numbers as CSV"]
+    assert "pip install" in texts(app)
+    assert "inrank\\-monitor\\[figures\\]" in texts(app)

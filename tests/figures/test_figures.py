@@ -383,6 +383,27 @@ def test_thinning_keeps_first_last_and_extremes(gaps: bool) -> None:
     assert (np.diff(kept) > 0).all()
 
 
+def test_thinning_by_ratio_keeps_every_early_point() -> None:
+    kept = thin(np.random.default_rng(0).standard_normal(5000), 200, by_ratio=True)
+    assert len(kept) <= 200
+    assert set(range(10)) <= set(kept.tolist())
+    assert {0, 4999} <= set(kept.tolist())
+
+
+@pytest.mark.parametrize("log_steps", [False, True])
+def test_a_spectrum_of_a_thousand_snapshots_is_thinned_and_says_so(log_steps: bool) -> None:
+    steps = np.arange(1, 1001) * 10
+    values = -np.sort(-np.random.default_rng(0).random((1000, 256)), axis=1)
+    many = spectrum_evolution(pd.DataFrame(values, index=steps, columns=range(1, 257)), log_steps=log_steps)
+    few = spectrum_evolution(pd.DataFrame(values[:50], index=steps[:50], columns=range(1, 257)), log_steps=log_steps)
+    assert "thinned" in many.layout.xaxis.title.text
+    assert few.layout.xaxis.title.text == "step"
+    assert size(many) < MEBIBYTE / 4
+    first = next(trace for trace in many.data if trace.name == "σ1")
+    assert (first.x[0], first.x[-1]) == (10, 10_000)
+    assert (max(first.y), min(first.y)) == (values[:, 0].max(), values[:, 0].min())
+
+
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 100, 768, 10_000])
 def test_spacings_keep_both_ends_within_the_limit(count: int) -> None:
     for spacing in (spread, geometric):
