@@ -26,6 +26,7 @@ import os, signal, sys, torch
 sys.path.insert(0, sys.argv[2])
 from helpers.run_files import loss_ranks
 from inrank_monitor import ranks_by_loss
+torch.manual_seed(1)
 model = torch.nn.Linear(8, 6)
 calls = 0
 def loss():
