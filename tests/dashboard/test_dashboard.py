@@ -115,7 +115,7 @@ def test_the_ranks_of_all_rules_are_marked_on_the_spectrum_and_on_the_loss(folde
     make_run(folder / "lossy", matrices=10)
     name = "h.1.mlp.c_fc.weight"
     assert len(specs(show("Matrix", run="lossy", matrix=name))) == 5
-    write_loss_ranks(folder / "lossy", {each: 3 for each in names_of(10)}, 40)
+    write_loss_ranks(folder / "lossy", dict.fromkeys(names_of(10), 3), 40)
     spectrum, loss = specs(show("Matrix", run="lossy", matrix=name))[-2:]
     run = open_run(folder / "lossy")
     row = run.measurements[run.measurements["matrix"] == name].iloc[-1]
