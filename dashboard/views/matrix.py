@@ -38,7 +38,8 @@ class Choice(NamedTuple):
 
 def choose(page: Page) -> Choice:
     """The matrix and the step."""
-    for key in ("spectrum_density", "spectrum_evolution", "explained_ratio_curve"):
+    shown = ("spectrum_density", "spectrum_evolution", "explained_ratio_curve", "spectrum_with_ranks")
+    for key in (*shown, *(["loss_against_rank"] if len(page.state.loss_curve) else [])):
         caption(key)
     with control_row():
         matrix = choose_matrix(page.state)

@@ -9,7 +9,7 @@ import streamlit as st
 from inrank_monitor.figures import loss_against_rank, spectrum_with_ranks
 from inrank_monitor.ranks import noise_edge
 from inrank_monitor.runs import RunState
-from views.page import Page, caption, show_figure
+from views.page import Page, show_figure
 from views.spectra import null_spectrum, shape
 
 _RULES = {
@@ -37,7 +37,6 @@ def show_rules(page: Page, name: str, step: int | None) -> None:
     edge = None if state.matrices["in_factors"][name] else float(noise_edge(spectrum, *shape(state, name)))
     left, right = st.columns(2)
     with left:
-        caption("spectrum_with_ranks")
         figure = spectrum_with_ranks(spectrum, ranks, edge=edge, null=null_spectrum(state, name, state.leading))
         show_figure(figure, f"matrix rules {state.name} {name}", f"Ranks of all rules on the spectrum of {name}")
     curve = state.loss_curve
@@ -45,7 +44,6 @@ def show_rules(page: Page, name: str, step: int | None) -> None:
     if curve.empty:
         return
     with right:
-        caption("loss_against_rank")
         figure = loss_against_rank(curve, ranks, tolerance=float(by_loss["tolerance"].iloc[0]), of="every matrix")
         show_figure(figure, f"matrix loss {state.name} {name}", f"Loss against rank, ranks of {name} marked")
 
