@@ -105,7 +105,7 @@ def number(value: float, digits: int = 0) -> str:
 
 
 def status_line(run: RunTables) -> str:
-    """`finished at step 400 · 30 snapshots of 48 matrices · tracker 1.2 s, 0.81 % of the time`; whether it diverged."""
+    """`finished at step 400 · 30 snapshots of 48 matrices · tracker 1.2 s, 0.81 % of the time`."""
     words = {"live": "live, at step", "finished": "finished at step", "interrupted": "interrupted at step"}
     steps = run.measurements["step"]
     known = [int(column.max()) for column in (steps, run.scalars["step"]) if len(column)]
@@ -114,9 +114,13 @@ def status_line(run: RunTables) -> str:
     parts.append(f"{snapshots} snapshot{'' if snapshots == 1 else 's'} of {_count(len(run.matrices), 'matrix')}")
     if cost := tracker_cost(run):
         parts.append(f"tracker {cost}")
-    if diverged := find_divergence(run.scalars, run.measurements):
-        parts.append(diverged.text)
     return " · ".join(parts)
+
+
+def divergence_line(run: RunTables) -> str:
+    """That the run diverged, and how it is known; empty if it did not."""
+    found = find_divergence(run.scalars, run.measurements)
+    return found.text if found else ""
 
 
 def tracker_cost(run: RunTables) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
+from functools import lru_cache
 from pathlib import Path
 
 from inrank_monitor.runs.log import RUN_FILE
 
 MOST_LEVELS = 6  # folders on the way from the folder to a run, the run's own among them
-MOST_FOLDERS = 20_000  # looked into: what is meant is a folder of runs, and not a whole disk
+MOST_FOLDERS = 10_000  # looked into: what is meant is a folder of runs, and not a whole disk
+_SETTLED_SECONDS = 10.0
 
 
 def find_runs(directory: Path) -> tuple[dict[str, Path], bool]:
@@ -38,18 +41,27 @@ def find_runs(directory: Path) -> tuple[dict[str, Path], bool]:
 
 
 def _directories(folder: Path) -> list[tuple[Path, bool]]:
-    """Directories in a folder and links to some, by name, and which are links; of one that cannot be read: none."""
+    """Directories in a folder, and links, by name, and which are links; of one that cannot be read: none."""
     try:
-        with os.scandir(folder) as entries:
-            kept = [(entry.name, entry.is_symlink()) for entry in entries if _is_directory(entry)]
+        changed = folder.stat().st_mtime_ns
+        # what changes twice within a tick of the disk's clock has the same time before and after
+        settled = time.time() - changed / 1e9 > _SETTLED_SECONDS
+        return (_scan if settled else _scan.__wrapped__)(folder, changed)
     except OSError:
         return []
+
+
+@lru_cache(maxsize=2 * MOST_FOLDERS)
+def _scan(folder: Path, changed: int) -> list[tuple[Path, bool]]:
+    """`_directories`, once for each state of a folder."""
+    with os.scandir(folder) as entries:
+        kept = [(entry.name, entry.is_symlink()) for entry in entries if _may_lead_to_runs(entry)]
     return [(folder / name, is_link) for name, is_link in sorted(kept)]
 
 
-def _is_directory(entry: os.DirEntry[str]) -> bool:
-    """Hidden ones are none, which are no user's runs but a tool's files (`.git`, `.ipynb_checkpoints`)."""
+def _may_lead_to_runs(entry: os.DirEntry[str]) -> bool:
+    """Hidden folders do not, which are no user's runs but a tool's files (`.git`, `.ipynb_checkpoints`)."""
     try:
-        return not entry.name.startswith(".") and entry.is_dir()
+        return not entry.name.startswith(".") and (entry.is_symlink() or entry.is_dir())
     except OSError:
         return False

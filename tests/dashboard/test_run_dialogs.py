@@ -50,6 +50,15 @@ def test_a_run_is_annotated_renamed_and_deleted_in_the_browser(browser: Any, fol
         gone(page)
         assert read_notes(folder / "sweep" / "a") == RunNotes(("AdamW",), "with warm-up")
 
+        search = page.get_by_placeholder("Words in names, tags and notes")
+        search.fill("adamw warm")
+        search.press("Enter")
+        page.get_by_text("1 of 2 runs in").wait_for()
+        search.fill("")
+        search.press("Enter")
+        page.get_by_text("2 runs in").wait_for()
+        settle(page, "Runs")
+
         dialog = ask(page, "Rename")
         dialog.get_by_role("textbox").fill("b")
         dialog.get_by_role("textbox").press("Enter")

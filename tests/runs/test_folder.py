@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -77,14 +78,22 @@ def test_a_directory_is_examined_once_as_long_as_it_stays_as_it_is(
     assert looked == ["flat"]
 
 
-def test_what_is_found_changes_with_the_disk(shelf: Path) -> None:
+@pytest.mark.parametrize("age", [0, 60])
+def test_what_is_found_changes_with_the_disk(shelf: Path, age: int) -> None:
+    """Of folders that have long been as they are, too, of which is kept what is in them."""
     runs = RunFolder(shelf)
+    for path in (shelf, *shelf.rglob("*")):
+        os.utime(path, (time.time() - age,) * 2)
+    runs.names()
     before = runs.stamp("flat")
     write_notes(shelf / "flat", ["tag"])
     assert runs.stamp("flat") != before
     (shelf / "gpt2").rename(shelf / "gpt3")
     assert "gpt3/dense-seed-0" in runs.names()
     assert "gpt2/dense-seed-0" not in runs.names()
+    write_run(shelf / "gpt3" / "tokens-0a")  # a folder that becomes a run, whose parent stays as it is
+    write_run(shelf / "reproduce-small" / "runs" / "theorem-2")
+    assert {"gpt3/tokens-0a", "reproduce-small/runs/theorem-2"} <= set(runs.names())
 
 
 def test_a_whole_disk_is_not_searched(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
