@@ -5,7 +5,7 @@
 Each is given the ranks of 24 matrices and the loss of 25 snapshots, and then one snapshot after another. The clocks are
 the same for all: a first chart is there when the picture of its place has coloured lines, a new point when that picture
 has changed; pictures are taken as fast as the browser makes them, a tenth of a second or so. Servers are warm, and each
-page opens with an empty cache. TensorBoard reloads as often as it can be told to: its server each second, its page, which
+page opens with an empty cache. TensorBoard reloads as often as it can be told: its server each second, its page, which
 by itself never does, each 15 seconds. What is not installed is left out: `pip install tensorboard trackio`. Needs
 Chromium and playwright.
 """
@@ -42,6 +42,7 @@ from inrank_monitor.runs.lock import Lock  # noqa: E402
 from inrank_monitor.runs.log import RunLog  # noqa: E402
 
 MATRICES, SNAPSHOTS, SHAPE = 24, 25, (256, 256)
+COLOUR = 25  # of 255, between the parts of a line's pixel; the bluish greys of axes and words have less
 _RELOADS = """localStorage.setItem('_tb_global_settings', JSON.stringify(
   {autoReload: true, autoReloadPeriodInMs: 15000}))"""
 _WRITER = """
@@ -195,7 +196,7 @@ def picture(page: Any, chart: str) -> np.ndarray | None:
 
 def coloured(seen: np.ndarray | None) -> bool:
     """Whether there are lines: what all three write and rule in is grey."""
-    return seen is not None and int((np.ptp(seen, axis=2) > 60).sum()) > 60
+    return seen is not None and int((np.ptp(seen, axis=2) > COLOUR).sum()) > 60
 
 
 def until(true: Callable[[], bool], began: float, seconds: float = 90) -> float:
