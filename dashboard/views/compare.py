@@ -63,7 +63,7 @@ def choose(page: Page) -> Choice:
         "Left what was logged, right a quantity of the same matrix or the mean over all. Runs that differ in nothing "
         "but their seed are one line, their mean, in a band of one standard deviation. Dashed: the rank of noise.",
         "Runs that differ in optimizer, initialisation or learning rate may reach the same loss with different ranks: "
-        "the lower line uses fewer directions. Bands that overlap are no difference.",
+        "the lower line uses fewer directions. Where bands overlap, the seeds alone may make the difference.",
     )
     states = _states(page)
     scalars = scalar_choices({name: state.scalars for name, state in states.items()})
@@ -146,5 +146,6 @@ def show(page: Page, choice: Choice) -> None:
         show_figure(figure, f"compare {choice.column} by {axis}", alt)
     table = comparison_table(groups, states, choice.scalar)
     show_table(table, "compare groups", "What the groups of runs came to, and in what they differ", height="content")
-    with st.expander(f"The {len(states)} runs"):
+    trouble = bool(page.problems) or any(state.problems for state in states.values())
+    with st.expander(f"The {len(states)} runs", expanded=trouble):
         show_state(page, every=True)
