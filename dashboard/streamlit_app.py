@@ -26,7 +26,8 @@ from views import (
 from views.choices import choose_rule, choose_runs
 from views.page import Page, folded_into, live_runs, refusals, show_state
 
-REFRESH_SECONDS = 3
+LOOK_SECONDS = 0.4  # between two looks for what is new, which cost little
+REFRESH_SECONDS = 3  # of the list of runs, which is drawn anew each time
 # Room for the first chart: Streamlit leaves six rem above a page and five beside it.
 _STYLE = """<style>
 .stMainBlockContainer { padding: 4rem min(2.5rem, 4vw) 3rem; }
@@ -62,16 +63,36 @@ def main() -> None:
         choice = view.choose(page)
     live = not paused and bool(live_runs(page, everything=view is runs))
 
-    @st.fragment(run_every=REFRESH_SECONDS if live else None)
+    @st.fragment(run_every=REFRESH_SECONDS if live and view is runs else None)
     def body() -> None:
         page.update()
-        if live and not live_runs(page, everything=view is runs):
+        if view is runs and live and not live_runs(page, everything=view is runs):
             st.rerun()  # all have ended: once more with everything, then no more asking
         if view is not runs:
             show_state(page, every=view in (compare, spectrum_evolution))
         view.show(page, choice)
 
+    shown = page.versions()
     body()
+    if live and view is not runs:
+        watch(page, shown)
+
+
+def watch(page: Page, shown: list[tuple[str, int, str]]) -> None:
+    """Look for something new while the page stands; only where there is more than what is shown is it drawn again."""
+    looks = 0
+
+    @st.fragment(run_every=LOOK_SECONDS)
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:  # the page is just being drawn
+            return
+        page.update(LOOK_SECONDS / 2)
+        if page.versions() != shown:
+            st.rerun()
+
+    look()
 
 
 def live_switch(page: Page, view: ModuleType) -> bool:
@@ -83,7 +104,7 @@ def live_switch(page: Page, view: ModuleType) -> bool:
         value=True,
         key="live",
         bind="query-params",
-        help=f"Take up new snapshots every {REFRESH_SECONDS} seconds. Off: the page stays as it is.",
+        help="Draw new snapshots as they are written. Off: the page stays as it is.",
     )
 
 
