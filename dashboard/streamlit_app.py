@@ -28,7 +28,8 @@ from views import (
 from views.choices import choose_rule, choose_runs
 from views.page import Page, folded_into, live_runs, refusals, show_state
 
-REFRESH_SECONDS = 3
+LOOK_SECONDS = 0.4  # between two looks for what is new, which cost little
+REFRESH_SECONDS = 3  # of the list of runs, which is drawn anew each time
 STYLE = Path(__file__).with_name("views") / "style.css"
 MODULES = (runs, overview, matrix, rank_evolution, density, spectrum_evolution, explained, compare, advice)
 VIEWS: dict[str, ModuleType] = dict(zip(navigation.VIEWS, MODULES, strict=True))
@@ -61,16 +62,36 @@ def main() -> None:
         choice = view.choose(page)
     live = not paused and bool(live_runs(page, everything=view is runs))
 
-    @st.fragment(run_every=REFRESH_SECONDS if live else None)
+    @st.fragment(run_every=REFRESH_SECONDS if live and view is runs else None)
     def body() -> None:
         page.update()
-        if live and not live_runs(page, everything=view is runs):
+        if view is runs and live and not live_runs(page, everything=view is runs):
             st.rerun()  # all have ended: once more with everything, then no more asking
         if view not in (runs, compare):
             show_state(page, every=view is spectrum_evolution)
         view.show(page, choice)
 
+    shown = page.versions()
     body()
+    if live and view is not runs:
+        watch(page, shown)
+
+
+def watch(page: Page, shown: list[tuple[str, int, str]]) -> None:
+    """Look for something new while the page stands; only where there is more than what is shown is it drawn again."""
+    looks = 0
+
+    @st.fragment(run_every=LOOK_SECONDS)
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:  # the page is just being drawn
+            return
+        page.update(LOOK_SECONDS / 2)
+        if page.versions() != shown:
+            st.rerun()
+
+    look()
 
 
 def live_switch(page: Page, view: ModuleType) -> bool:
@@ -82,7 +103,7 @@ def live_switch(page: Page, view: ModuleType) -> bool:
         value=True,
         key="live",
         bind="query-params",
-        help=f"Take up new snapshots every {REFRESH_SECONDS} seconds. Off: the page stays as it is.",
+        help="Draw new snapshots as they are written. Off: the page stays as it is.",
     )
 
 

@@ -58,10 +58,15 @@ class Page:
         page.update()
         return page
 
-    def update(self) -> None:
-        """Take up what live runs have added."""
+    def update(self, max_age: float | None = None) -> None:
+        """Take up what live runs have added, as `SharedRun.update`."""
         for run in self.runs.values():
-            run.update()
+            run.update(max_age)
+
+    def versions(self) -> list[tuple[str, int, str]]:
+        """By what it is told whether there is something new to draw: of each run how much was read, and its status."""
+        states = [run.tables(self.rule) for run in self.runs.values()]
+        return [(state.name, state.version, state.status) for state in states]
 
     @property
     def run(self) -> SharedRun:
