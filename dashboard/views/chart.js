@@ -27,9 +27,27 @@ function load(address) {
   return library;
 }
 
-function rank(label) {
-  const place = "15372468".indexOf(label.textContent.replace(/[0.]/g, "")[0]);
-  return place < 0 ? 9 : place;
+function apart(one, other) {
+  const [first, second] = [one.getBoundingClientRect(), other.getBoundingClientRect()];
+  return first.right + 4 < second.left || second.right + 4 < first.left;
+}
+
+// Powers of ten stay before what lies between them.
+function byDigit(labels) {
+  const order = (label) => ("15372468".indexOf(label.textContent.replace(/[0.]/g, "")[0]) + 9) % 9;
+  const kept = new Set();
+  for (const label of [...labels].sort((one, other) => order(one) - order(other))) {
+    if ([...kept].every((other) => apart(label, other))) kept.add(label);
+  }
+  return kept;
+}
+
+// Every one, every second, every third: whichever first has room.
+function evenly(labels) {
+  for (let stride = 1; ; stride++) {
+    const kept = labels.filter((_, place) => place % stride === 0);
+    if (kept.slice(1).every((label, place) => apart(label, kept[place]))) return new Set(kept);
+  }
 }
 
 const linked = new Set(); // charts over one axis: the pointer on one is shown on all
@@ -99,18 +117,13 @@ class Chart {
     Object.assign(this.cursor.style, { left: `${l + at}px`, top: `${t + STRIP}px`, height: `${layout._size.h}px` });
   }
 
-  // Labels of a logarithmic axis that would lie over one another: powers of ten stay before what lies between them.
+  // Labels at places of our own that would lie over one another: Plotly thins only those that it has chosen itself.
   thinLabels() {
     for (const [name, axis] of Object.entries(this.element._fullLayout)) {
-      if (!name.startsWith("xaxis") || axis.type !== "log") continue;
+      if (!name.startsWith("xaxis") || axis.tickmode !== "array") continue;
       const labels = [...this.element.querySelectorAll(`.${name.replace("axis", "")}tick > text`)];
-      const kept = [];
-      for (const label of labels.sort((one, other) => rank(one) - rank(other))) {
-        const { left, right } = label.getBoundingClientRect();
-        const free = kept.every((other) => right + 4 < other.left || left > other.right + 4);
-        label.style.visibility = free ? "" : "hidden";
-        if (free) kept.push({ left, right });
-      }
+      const kept = axis.type === "log" ? byDigit(labels) : evenly(labels);
+      for (const label of labels) label.style.visibility = kept.has(label) ? "" : "hidden";
     }
   }
 

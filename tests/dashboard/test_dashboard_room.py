@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.dashboard_browser import place, serving, settle, streamlit, until
 from helpers.dashboard_room import background, covered, figures, lower_edges_of_controls, poorly_seen
@@ -32,8 +33,23 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("runs")
     make_run(folder / "first", matrices=10, created=2e9, not_finite=lambda step: [3] if step == 30 else [])
     write_loss_ranks(folder / "first", {name: 1 + place for place, name in enumerate(names_of(10))}, 40)
+    make_run(folder / "deep", matrices=120, created=1e9)
     with serving(*streamlit(), folder=str(folder)) as served:
         yield served
+
+
+def test_a_deep_models_labels_are_thinned_on_a_phone_and_stay_even(browser: Any, address: str) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(f"{address}/?run=deep")
+    settle(page, "Overview")
+    until(lambda: page.locator(".js-plotly-plot .modebar").count() == 2)
+    until(lambda: not covered(figures(page)[0]))
+    depths = [int(one["text"]) for one in figures(page)[0]["texts"] if one["text"].isdigit()][:-1]  # the scale's 0 last
+    steps = np.diff(depths)
+    assert depths[0] == 0
+    assert len(depths) >= 4
+    assert set(steps) == {steps[0]}
+    page.close()
 
 
 @pytest.mark.parametrize("where", PLACES)
