@@ -38,20 +38,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield served
 
 
-def test_a_deep_models_labels_are_thinned_on_a_phone_and_stay_even(browser: Any, address: str) -> None:
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.goto(f"{address}/?run=deep")
-    settle(page, "Overview")
-    until(lambda: page.locator(".js-plotly-plot .modebar").count() == 2)
-    until(lambda: not covered(figures(page)[0]))
-    depths = [int(one["text"]) for one in figures(page)[0]["texts"] if one["text"].isdigit()][:-1]  # the scale's 0 last
-    steps = np.diff(depths)
-    assert depths[0] == 0
-    assert len(depths) >= 4
-    assert set(steps) == {steps[0]}
-    page.close()
-
-
 @pytest.mark.parametrize("where", PLACES)
 def test_the_first_chart_is_above_the_fold_and_no_word_is_cut_covered_or_faint(
     browser: Any, address: str, where: str, tmp_path: Path
@@ -76,3 +62,17 @@ def test_the_first_chart_is_above_the_fold_and_no_word_is_cut_covered_or_faint(
             faults += [f"{view}, figure {number}: {fault}" for fault in found]
     page.close()
     assert faults == [], "\n".join(faults)
+
+
+def test_a_deep_models_labels_are_thinned_on_a_phone_and_stay_even(browser: Any, address: str) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(f"{address}/?run=deep")
+    settle(page, "Overview")
+    until(lambda: page.locator(".js-plotly-plot .modebar").count() == 2)
+    until(lambda: not covered(figures(page)[0]))
+    depths = [int(one["text"]) for one in figures(page)[0]["texts"] if one["text"].isdigit()][:-1]  # the scale's 0 last
+    steps = np.diff(depths)
+    assert depths[0] == 0
+    assert len(depths) >= 4
+    assert set(steps) == {steps[0]}
+    page.close()
