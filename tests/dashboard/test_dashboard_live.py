@@ -138,7 +138,7 @@ def test_a_page_that_does_not_follow_stays_as_it_is_until_it_follows_again(page:
     toggle("Follow live")(page)
     settle(page)
     growing.grow()
-    time.sleep(4)  # a page that follows looks every three seconds
+    time.sleep(4)  # a page that follows looks twice a second
     assert not differences(drawn(page), before)
     toggle("Follow live")(page)
     shows(page, expected("Rank evolution", growing))

@@ -273,6 +273,9 @@ def _panel_height(figure: go.Figure, inches: float) -> float:
         return 0.8
     if max(cell.row for cell in cells):
         return 0.4 + 0.95 * (1 + max(cell.row for cell in cells))
+    maps = [len(trace.z) for trace in figure.data if trace.type == "heatmap" and trace.z is not None]
+    if maps:  # by its rows: a few need no page
+        return float(min(max(0.65 + 0.16 * max(maps), 1.45), 8.0))
     lines = sum(1 + str(text).count("<br>") for text in axis.ticktext or ()) if axis.type != "log" else 0
     return float(min(max(0.72 * inches, 1.45, 0.65 + 0.12 * lines), 8.0))
 
