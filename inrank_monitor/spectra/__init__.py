@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from inrank_monitor.spectra.devices import (
+    has_float64,
+    is_accelerator,
+    is_capturing,
+    is_out_of_memory,
+    mark,
+    pinned,
+    wait_for,
+)
 from inrank_monitor.spectra.directions import (
     Subspaces,
     Turn,
@@ -12,39 +21,58 @@ from inrank_monitor.spectra.directions import (
 from inrank_monitor.spectra.estimated import estimated_spectrum
 from inrank_monitor.spectra.leading import LeadingSubspace, is_large_part, leading_singular_values
 from inrank_monitor.spectra.method import SpectrumMethod
+from inrank_monitor.spectra.pool import SpectrumPool, cores
 from inrank_monitor.spectra.scratch import scratch, scratch_bytes
 from inrank_monitor.spectra.spectrum import (
     Spectrum,
-    SpectrumPool,
     columns_at_a_time,
     float64,
     gram_matrix,
+    grams_of_product,
     not_finite,
     singular_values,
     singular_values_of_gram,
+    singular_values_of_grams,
     singular_values_of_product,
 )
+from inrank_monitor.spectra.staging import PIECE_BYTES, PIECES, Staging, bytes_of, subtract, waiting_bytes
 
 __all__ = [
+    "PIECES",
+    "PIECE_BYTES",
     "LeadingSubspace",
     "Spectrum",
     "SpectrumMethod",
     "SpectrumPool",
+    "Staging",
     "Subspaces",
     "Turn",
+    "bytes_of",
     "columns_at_a_time",
+    "cores",
     "estimated_spectrum",
     "float64",
     "gram_matrix",
+    "grams_of_product",
+    "has_float64",
+    "is_accelerator",
+    "is_capturing",
     "is_large_part",
+    "is_out_of_memory",
     "leading_directions",
     "leading_directions_of_product",
     "leading_singular_values",
+    "mark",
     "not_finite",
+    "pinned",
     "scratch",
     "scratch_bytes",
     "singular_values",
     "singular_values_of_gram",
+    "singular_values_of_grams",
     "singular_values_of_product",
+    "subtract",
     "turn",
+    "wait_for",
+    "waiting_bytes",
 ]

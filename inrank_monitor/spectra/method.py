@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from inrank_monitor.spectra.estimated import estimated_spectrum
-from inrank_monitor.spectra.leading import LeadingSubspace, leading_singular_values
+from inrank_monitor.spectra.leading import LeadingSubspace, is_large_part, leading_singular_values
 from inrank_monitor.spectra.spectrum import Spectrum, singular_values
 
 
@@ -27,6 +27,10 @@ class SpectrumMethod:
     leading: int | None = None
     density: bool = False
     _subspaces: dict[str, LeadingSubspace] = field(default_factory=dict, repr=False)
+
+    def takes_all(self, short: int) -> bool:
+        """Whether all values are computed of a matrix with this short side, however few are kept."""
+        return self.leading is None or self.leading >= short or is_large_part(self.leading, short)
 
     def spectrum(self, name: str, update: Tensor) -> Spectrum:
         """Of the update (rows, cols) of the matrix of this name.

@@ -53,10 +53,18 @@ class Snapshots:
         self._recorder.event(step, "snapshot_skipped", None, "earlier snapshots are still being written")
         return False
 
-    def take(self, step: int) -> Problem | None:
-        """Measure, and hand the result to the recorder; the first of what could not be measured."""
+    def take(self, step: int, wait: bool) -> Problem | None:
+        """Measure, and hand the result to the recorder; the first of what could not be measured.
+
+        Args:
+            step: optimizer steps so far.
+            wait: for what is solved beside the loop; its problems are told by the log alone where nobody waits.
+        """
         processes = self._measuring.share.processes
-        shares = processes.gather(self._own_share(step))
+        own = self._own_share(step)
+        if wait or processes.count > 1:
+            own.finish()
+        shares = processes.gather(own)
         self.last_step = step
         return processes.on_main(lambda: self._record(shares))
 
@@ -78,10 +86,17 @@ class Snapshots:
             return Snapshot(step, time.time(), problems=[("not_measured", name, message) for name in names])
 
     def _record(self, shares: Sequence[Snapshot]) -> Problem | None:
-        snapshot = merged(shares)
-        snapshot.problems = [problem for problem in snapshot.problems if self._is_news(problem)]
-        self.drawn = self._recorder.snapshot(snapshot)
+        if not all(share.is_finished for share in shares):
+            self.drawn = self._recorder.snapshot(lambda: self._whole(shares))
+            return None
+        snapshot = self._whole(shares)
+        self.drawn = self._recorder.snapshot(lambda: snapshot)
         return snapshot.problems[0] if snapshot.problems else None
+
+    def _whole(self, shares: Sequence[Snapshot]) -> Snapshot:
+        snapshot = merged([share.finish() for share in shares])
+        snapshot.problems = [problem for problem in snapshot.problems if self._is_news(problem)]
+        return snapshot
 
     def _is_news(self, problem: Problem) -> bool:
         """What is gone stays gone: it is told once."""

@@ -76,7 +76,7 @@ class SpectrumTracker:
         self._strict, self._reported, self._closed = started.options.strict, Once(), False
         self._measuring, self._processes = measuring, measuring.share.processes
         self._recorder = Recorder(started, sinks) if self._processes.is_main else NoRecorder()
-        self._pace = Pace(schedule, self._processes, self._recorder, began)
+        self._pace = Pace(schedule, self._processes, (self._recorder, measuring.pool), began)
         self._scalars = Scalars(self._recorder, self._reported, self._strict)
         self._snapshots = Snapshots(measuring, self._recorder, self._reported, started.step)
         self._calls = SnapshotCalls(on_snapshot, started)
@@ -285,7 +285,7 @@ class SpectrumTracker:
         step, pace = self.step_count, self._pace
         if not self._snapshots.has_room(step):
             return
-        problem = self._snapshots.take(step)
+        problem = self._snapshots.take(step, wait=self._strict or self._calls.waits)
         try:
             self._calls.draw(self._snapshots.drawn)
         finally:

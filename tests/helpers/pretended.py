@@ -305,7 +305,7 @@ class _Stream:
 
 
 @contextmanager
-def pretending(limit: int | None = None) -> Iterator[None]:
+def pretending(limit: int | None = None) -> Iterator[_Machine]:
     """Devices `cuda:0`, `cuda:1`, ... until it ends.
 
     Args:
@@ -331,7 +331,7 @@ def pretending(limit: int | None = None) -> Iterator[None]:
         patch.setattr(torch.cuda, "synchronize", lambda device=None: _Stream().synchronize())
         try:
             with _Factories():
-                yield
+                yield machine
         finally:
             machine.finish()
             machine.limit = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from helpers.training import mlp
 from torch import nn
 
 from inrank_monitor import SpectrumTracker, attach, open_run
+from inrank_monitor.tracking import device_spectra
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -89,3 +91,88 @@ def test_spectra_of_a_device_are_those_of_the_cpu(tmp_path: Path, keep: str) -> 
         found[where] = np.concatenate([run.singular_values(name).to_numpy().ravel() for name in run.matrices.index])
         assert run.measurements["step"].unique().tolist() == [2, 4]
     np.testing.assert_allclose(found["cuda:0"], found["cpu"], rtol=0, atol=1e-6 * found["cpu"].max())
+
+
+def test_slow_eigenproblems_do_not_delay_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    solve = device_spectra.singular_values_of_gram
+
+    def slow(gram: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.5)
+        return solve(gram)
+
+    monkeypatch.setattr(device_spectra, "singular_values_of_gram", slow)
+    model = mlp(48, 64, 32, 32, 16)
+    with pretending():
+        move(model)
+        tracker, optimizer = watched(model, tmp_path, strict=False)
+        step(model, optimizer)
+        began = time.perf_counter()
+        step(model, optimizer)  # with a snapshot of four matrices
+        step(model, optimizer)  # changes the weights while they are still solved
+        assert time.perf_counter() - began < 0.5
+        assert tracker.finished_steps == []
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        tracker.flush()
+        assert tracker.finished_steps == [2]
+        assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+        tracker.close()
+    rows = open_run(tmp_path).measurements
+    assert rows.groupby("step").size().tolist() == [4, 4]
+
+
+def test_a_matrix_that_finds_no_memory_is_left_out_and_the_others_are_not(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(512, 512), nn.Linear(32, 16))
+    with pretending() as machine:
+        move(model)
+        tracker, optimizer = watched(model, tmp_path, strict=False)
+        step(model, optimizer)
+        set_gradients(model)
+        machine.limit = machine.bytes + 600_000
+        optimizer.step()
+        machine.limit = None
+        tracker.close("enough")
+    run = open_run(tmp_path)
+    assert run.measurements["matrix"].tolist() == ["0.weight", "2.weight"]
+    events = run.events.query("kind == 'not_measured'")
+    assert events["matrix"].tolist() == ["1.weight"]
+    assert "do not fit" in events["message"].item()
+
+
+def test_a_snapshot_holds_one_matrix_and_sends_each_part_of_w0_once(tmp_path: Path) -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(8, 64, 128))
+
+    model = Experts()
+    entries = model.weight.numel()
+    with pretending():
+        move(model)
+        tracker, optimizer = watched(model, tmp_path)
+        step(model, optimizer)
+        record = step(model, optimizer)
+        tracker.close()
+    assert len(open_run(tmp_path).matrices) == 8
+    assert record.bytes["to device"] == 4 * entries
+    assert record.bytes["to host"] == 8 * 8 * 64**2
+    assert record.threads == {"MainThread"}
+    one = 4 * 64 * 128
+    assert record.peak <= 3 * one + 8 * 64**2 + 8 * 64 * 128  # update, W0's piece, Gram matrix, its float64 columns
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes_and_two_devices(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = mlp(24, 40, 16).to(dtype)
+    with pretending():
+        move(model, lambda name: "cuda:1" if name == "2" else "cuda:0")
+        start = [parameter.inner.clone() for parameter in (model[0].weight, model[2].weight)]
+        tracker, optimizer = watched(model, tmp_path)
+        step(model, optimizer)
+        step(model, optimizer)
+        tracker.close()
+        now = [parameter.inner.clone() for parameter in (model[0].weight, model[2].weight)]
+    run = open_run(tmp_path)
+    for name, before, after in zip(("0.weight", "2.weight"), start, now, strict=True):
+        expected = torch.linalg.svdvals(after.double() - before.double())
+        found = run.singular_values(name).to_numpy()[-1]
+        np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-6 * float(expected[0]))
