@@ -95,7 +95,8 @@ def singular_values_of_product(
         left_root = torch.linalg.qr(float64(left), mode="r").R
         right_root = torch.linalg.qr(float64(right.mT), mode="r").R
         return singular_values(left_root @ right_root.mT, "svd")[:count]
-    return singular_values_of_grams(*(gram.cpu() for gram in grams_of_product(left, right)), count)
+    left_gram, right_gram = grams_of_product(left, right)
+    return singular_values_of_grams(left_gram.cpu(), right_gram.cpu(), count)
 
 
 def grams_of_product(left: Float[Tensor, "rows k"], right: Float[Tensor, "k cols"]) -> tuple[Tensor, Tensor]:

@@ -85,7 +85,7 @@ class Recorder:
         self._jobs.put(self._look_again)
 
     def scalars(self, rows: Sequence[ScalarRow]) -> None:
-        """Write (step, unix seconds, name, value) rows; a value on a device is fetched in this thread."""
+        """Write (step, unix seconds, name, value) rows; none of the values lies on an accelerator."""
         self._jobs.put(lambda: self._scalars(rows))
 
     def loss_ranks(self, columns: Mapping[str, Sequence[Any]]) -> None:

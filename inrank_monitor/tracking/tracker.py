@@ -326,7 +326,7 @@ class SpectrumTracker:
     def flush(self) -> None:
         """Wait until everything so far is on disk (or has been refused by it): do so before you save a checkpoint."""
         if not self._closed:
-            self._scalars.flush()
+            self._scalars.flush(wait=True)
             self._recorder.drain()
 
     def summary(self) -> str:
@@ -378,7 +378,7 @@ class SpectrumTracker:
         let_go(self)
         if self._steps:
             self._steps.remove()
-        self._scalars.flush()
+        self._scalars.flush(wait=True)
         self._ending.end("interrupted" if reason else "finished", reason or "", self.step_count)
         self._processes.close(reason)
         self._rows.release()

@@ -38,6 +38,7 @@ class Record:
 
     Attributes:
         reads: times that the host waited for a number or a blocking copy.
+        waits: for events and streams.
         copies: number of copies by direction, `to device` and `to host`.
         bytes: of them.
         solves: decompositions that ran on the device, by name.
@@ -47,6 +48,7 @@ class Record:
     """
 
     reads: int = 0
+    waits: int = 0
     copies: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
     solves: Counter[str] = field(default_factory=Counter)
@@ -96,6 +98,8 @@ class _Machine:
             for record in self.records:
                 if kind == "read":
                     record.reads += 1
+                elif kind == "wait":
+                    record.waits += 1
                 elif kind == "solve":
                     record.solves[name] += 1
                 elif kind == "kernel":

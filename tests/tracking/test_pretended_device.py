@@ -42,7 +42,7 @@ def test_an_ordinary_step_reads_nothing_and_copies_nothing(tmp_path: Path) -> No
         step(model, optimizer, tracker)  # the first step looks whether the weights are W0 still
         for _ in range(3):
             record = step(model, optimizer, tracker)
-            assert (record.reads, record.copies.total()) == (0, 0)
+            assert (record.reads, record.waits, record.copies.total()) == (0, 0, 0)
         tracker.close()
     assert open_run(tmp_path).scalars.query("name == 'loss'")["value"].tolist() == [1.0] * 4
 
@@ -176,3 +176,23 @@ def test_other_dtypes_and_two_devices(tmp_path: Path, dtype: torch.dtype) -> Non
         expected = torch.linalg.svdvals(after.double() - before.double())
         found = run.singular_values(name).to_numpy()[-1]
         np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-6 * float(expected[0]))
+
+
+def test_logged_values_travel_in_one_copy_a_flush_from_the_loops_thread(tmp_path: Path) -> None:
+    model = mlp(16, 16)
+    with pretending():
+        move(model)
+        tracker, optimizer = watched(model, tmp_path, every=100)
+        with recording() as record:
+            for k in range(20):
+                step(model, optimizer)
+                values = {"a": on_device(torch.tensor(float(k))), "b": on_device(torch.tensor([k])), "c": k}
+                tracker.log(values)
+            before = record.copies.total()
+            tracker.flush()
+        assert record.copies.total() - before == 1
+        assert record.threads == {"MainThread"}
+        tracker.close()
+    found = open_run(tmp_path).scalars
+    for name in "abc":
+        assert found[found["name"] == name]["value"].tolist() == list(range(20))
