@@ -136,8 +136,9 @@ def _weights(own: Sequence[PlannedMatrix], layout: Layout) -> int:
 def _seconds_alone(
     own: Sequence[PlannedMatrix], leading: int | None, layout: Layout, rates: Rates, fetch: float
 ) -> float:
-    """A process's whole matrices, taken up in order by its workers; by all threads at once if there are few."""
-    pooled = layout.threads > 1 and len(own) >= layout.threads
+    """A process's whole matrices, taken up in order by its workers; few leading ones by all threads at once."""
+    few = len(own) < layout.threads and not any(is_full(matrix.short, leading) for matrix in own)
+    pooled = layout.threads > 1 and not few
     speed = rates.pool if pooled else rates.alone
     fetched: set[str] = set()
     seconds = []
@@ -157,7 +158,7 @@ def _seconds_in_shards(matrices: Sequence[PlannedMatrix], layout: Layout, rates:
         longest = 0.0
         for number in range(min(layout.processes, len(group))):
             held = group[number :: layout.processes]
-            pooled = layout.threads > 1 and len(held) >= layout.threads
+            pooled = layout.threads > 1
             curve = (rates.pool if pooled else rates.alone).eigenvalues
             times = [matrix.short**3 * curve.at(matrix.short) for matrix in held]
             longest = max(longest, _makespan(times, layout.threads if pooled else 1))

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from inrank_monitor.plan.quantities import Layout, PlannedMatrix, exchanges, is_full, parameter_bytes
-from inrank_monitor.spectra import columns_at_a_time
+from inrank_monitor.spectra import PIECE_BYTES, PIECES, columns_at_a_time, waiting_bytes
 
 
 def memory(own: Sequence[PlannedMatrix], leading: int | None, layout: Layout) -> tuple[int, int]:
@@ -28,13 +28,16 @@ def memory(own: Sequence[PlannedMatrix], leading: int | None, layout: Layout) ->
         on_device, on_host = max(product, solving / 2), solving
         host = max(product, solving)
     else:
-        workers = layout.threads if len(own) >= layout.threads else 1
+        workers = min(layout.threads, len(own))
         kept = sum(_basis(matrix, leading) for matrix in own)
-        product = sum(_largest((_whole_peak(matrix, leading) for matrix in own), workers))
-        squares = _largest((8 * matrix.short**2 for matrix in own if is_full(matrix.short, leading)), workers)
-        on_device, on_host = kept + workers * first + product, 2 * sum(squares)
+        peaks = [_whole_peak(matrix, leading) for matrix in own]
+        squares = [8 * matrix.short**2 for matrix in own if is_full(matrix.short, leading)]
+        solving = 2 * sum(_largest(squares, workers))
+        # Of an accelerator one matrix at a time; its Gram matrix then waits on the host, with all others at most.
+        on_device = kept + PIECE_BYTES + max(peaks, default=0.0)
+        on_host = PIECES * PIECE_BYTES + min(sum(squares), waiting_bytes()) + solving / 2
         other = first if workers > 1 else 0  # one worker reads while another one is at its peak
-        host = kept + first + other + max(product, on_host)
+        host = kept + first + other + max(sum(_largest(peaks, workers)), solving)
     return (first + round(on_host), round(on_device)) if layout.on_device else (round(max(first, host)), 0)
 
 

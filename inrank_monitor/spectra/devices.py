@@ -42,7 +42,8 @@ def mark(device: torch.device) -> Any:
 
 def is_capturing() -> bool:
     """Whether the current stream records a CUDA graph: what is queued now runs later, many times or never."""
-    return bool(torch.cuda.is_current_stream_capturing())
+    cuda: Any = torch.cuda
+    return bool(cuda.is_initialized() and cuda.is_current_stream_capturing())
 
 
 def pinned(size: int, device: torch.device) -> torch.Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from inrank_monitor.spectra import is_capturing
 from inrank_monitor.tracking.optimizers import was_skipped
 from inrank_monitor.tracking.untraced import untraced
 
@@ -86,7 +87,7 @@ class OptimizerSteps:
 
     def before(self, optimizer: Optimizer) -> None:
         """A step of any optimizer begins."""
-        if (listener := self._present()) is None:
+        if (listener := self._present()) is None or is_capturing():
             return
         try:
             if self._role(optimizer) is _Role.FOREIGN:
@@ -101,7 +102,7 @@ class OptimizerSteps:
 
     def after(self, optimizer: Optimizer) -> None:
         """A step of any optimizer has ended."""
-        if (listener := self._present()) is None or not self.counts:
+        if (listener := self._present()) is None or not self.counts or is_capturing():  # which takes no step
             return
         try:
             role = self._role(optimizer)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from inrank_monitor.distributed import ProcessesLostError
+from inrank_monitor.spectra import wait_for
 from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.no_recorder import NoRecorder
 from inrank_monitor.tracking.once import Once
@@ -52,6 +53,14 @@ class Snapshots:
             logger.warning("the disk is slower than the schedule: snapshots are left out")
         self._recorder.event(step, "snapshot_skipped", None, "earlier snapshots are still being written")
         return False
+
+    def wait_for_queue(self) -> float:
+        """Let the devices of the weights end what the training has queued; the seconds that took, which are its own."""
+        began = time.perf_counter()
+        matrices, share = self._measuring.matrices, self._measuring.share
+        modules = {id(module): module for place in share.held if (module := matrices[place].module)}
+        wait_for(parameter.device for module in modules.values() for parameter in module.parameters())
+        return time.perf_counter() - began
 
     def take(self, step: int, wait: bool) -> Problem | None:
         """Measure, and hand the result to the recorder; the first of what could not be measured.

@@ -285,6 +285,7 @@ class SpectrumTracker:
         step, pace = self.step_count, self._pace
         if not self._snapshots.has_room(step):
             return
+        began += self._snapshots.wait_for_queue()
         problem = self._snapshots.take(step, wait=self._strict or self._calls.waits)
         try:
             self._calls.draw(self._snapshots.drawn)

@@ -126,8 +126,11 @@ def _failed(matrix: Matrix, error: Exception) -> Measured:
     raise error
 
 
-def measure_shards(measuring: Measuring, values: Values) -> Iterator[tuple[int, Measured]]:
-    """(place, (spectrum, problem)) of each matrix in shards that falls to this process; every process calls it."""
+def measure_shards(measuring: Measuring, values: Values) -> Iterator[tuple[int, Measured | Future[Measured]]]:
+    """(place, (spectrum, problem)) of each matrix in shards that falls to this process; every process calls it.
+
+    Gram matrices on an accelerator go to the host at once; what the pool makes of them is to come.
+    """
     matrices, share, initial, pool = measuring.matrices, measuring.share, measuring.initial, measuring.pool
     waiting: list[tuple[int, Tensor]] = []
     outbox = Outbox()
@@ -145,7 +148,10 @@ def measure_shards(measuring: Measuring, values: Values) -> Iterator[tuple[int, 
             held = [_nothing(values[matrix.parameter], sharding) if piece is None else piece]
             del piece
             gram = gram_of_shards(held, sharding, int(matrix.rows > matrix.cols), owner, outbox)
-            if gram is not None:
+            if gram is not None and is_accelerator(gram.device):
+                yield place, solve_later(measuring, [gram], partial(_solve_fetched, matrix.name, measuring.method))
+                del gram
+            elif gram is not None:
                 waiting.append((place, gram))
         # When every process holds two Gram matrices a worker, all of them solve theirs at once.
         if (turn + 1) % (2 * sharding.mesh.size * pool.workers) == 0 or turn + 1 == len(share.sharded):
@@ -154,6 +160,7 @@ def measure_shards(measuring: Measuring, values: Values) -> Iterator[tuple[int, 
             yield from zip([place for place, _ in waiting], solved, strict=True)
             waiting = []
     outbox.empty()
+    measuring.staging.flush()
 
 
 def _nothing(value: tuple[Tensor, ...], sharding: Sharding) -> Tensor:
@@ -201,6 +208,10 @@ def _piece(
 def _solve(held: tuple[str, Tensor], method: SpectrumMethod) -> Measured:
     name, gram = held
     return _answer(name, method, lambda: singular_values_of_gram(gram))
+
+
+def _solve_fetched(name: str, method: SpectrumMethod, held: list[Tensor]) -> Measured:
+    return _solve((name, held[0]), method)
 
 
 class _ShapeChangedError(Exception):

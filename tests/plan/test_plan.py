@@ -242,11 +242,14 @@ def test_w0_too_large_for_the_cache_is_read_from_the_disk() -> None:
     assert large.seconds > small.seconds
 
 
-def test_on_an_accelerator_the_update_takes_its_memory_and_not_the_hosts() -> None:
+def test_an_accelerator_holds_one_matrix_and_the_host_what_waits_for_its_eigenvalues() -> None:
     found = cost(several(4), None, Layout(on_device=True), rates(), NOTHING)
-    assert found.device_memory > 2 * 4 * 768 * 3072  # W0 and the update
-    assert found.memory < cost(several(4), None, Layout(), rates(), NOTHING).memory
+    assert found.device_memory > 4 * 768 * 3072 + 8 * 768**2  # the update and its Gram matrix
+    assert found.memory > 4 * 8 * 768**2
     assert cost(several(4), None, Layout(), rates(), NOTHING).device_memory == 0
+    llama = [matrix(4096, 11008)] * 64
+    held = [cost(llama, None, Layout(threads=n, on_device=True), rates(), NOTHING).device_memory for n in (1, 16, 64)]
+    assert max(held) == min(held) <= 0.6e9
 
 
 def test_a_curve_is_a_power_law_between_what_was_measured_and_level_outside() -> None:
