@@ -169,7 +169,9 @@ class SpectrumTracker:
             began = now()
             if not self._pace.is_meeting(self.step_count):
                 return
-            if self._pace.is_due(self.step_count):
+            if self._pace.is_due(self.step_count) and (
+                not self._uncount() or self._pace.is_due(self.step_count)  # that of another step, it may be
+            ):
                 self._snapshot(began)
                 self._rows.measured()
             self._pace.plan_meeting(self.step_count)
@@ -179,6 +181,12 @@ class SpectrumTracker:
                 self._pace.measured(self.step_count)
             self.failed(error)
         self._hand_over()
+
+    def _uncount(self) -> bool:
+        """Take back steps that were counted and that a GradScaler had left out on a GPU; whether there were any."""
+        too_many = self._steps.counted_too_many() if self._steps else 0
+        self.step_count = max(self.step_count - too_many, self._snapshots.last_step)
+        return too_many > 0
 
     def optimizer_changed(self, optimizer: Optimizer, message: str) -> None:
         """The steps of another optimizer count from now on. The optimizer's hook calls it."""
@@ -225,9 +233,12 @@ class SpectrumTracker:
     @untraced
     def measure(self) -> None:
         """Take a snapshot now, whatever the schedule says, unless this step has one."""
-        if self._closed or self.step_count == self._snapshots.last_step:
+        if self._closed:
             return
         try:
+            self._uncount()
+            if self.step_count == self._snapshots.last_step:
+                return
             self._processes.meet("measure() or close()")
             if not (changed := self._rows.changed()):
                 self._snapshot(now())

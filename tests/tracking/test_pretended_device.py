@@ -196,3 +196,39 @@ def test_logged_values_travel_in_one_copy_a_flush_from_the_loops_thread(tmp_path
     found = open_run(tmp_path).scalars
     for name in "abc":
         assert found[found["name"] == name]["value"].tolist() == list(range(20))
+
+
+class Scaled(torch.optim.SGD):
+    """Counts its own steps on the device and leaves some out there, as a fused Adam under a GradScaler does."""
+
+    skips: tuple[int, ...] = ()
+    found_inf: torch.Tensor
+    called = 0
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One, or none."""
+        skipped = self.called in self.skips
+        self.called += 1
+        self.found_inf = on_device(torch.tensor(float(skipped)))
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["step"] = state.get("step", on_device(torch.tensor(0.0))) + (0 if skipped else 1)
+                if not skipped:
+                    parameter.data.add_(parameter.grad, alpha=-0.1)
+
+
+def test_steps_that_a_scaler_left_out_on_the_device_are_taken_back_at_snapshots(tmp_path: Path) -> None:
+    model = mlp(16, 16)
+    with pretending():
+        move(model)
+        optimizer = Scaled(model.parameters(), lr=0.1)
+        optimizer.skips = (1, 2, 7)
+        tracker = attach(model, optimizer, tmp_path, every=5, tensorboard=False, strict=True)
+        for _ in range(13):
+            step(model, optimizer)
+        tracker.close()
+        assert tracker.step_count == 10
+    run = open_run(tmp_path)
+    assert run.measurements["step"].tolist() == [5, 10]
+    assert run.info["ended"]["step"] == 10
