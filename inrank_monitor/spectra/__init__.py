@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inrank_monitor.spectra.decompositions import svd
 from inrank_monitor.spectra.devices import (
     has_float64,
     is_accelerator,
@@ -19,6 +20,7 @@ from inrank_monitor.spectra.directions import (
     turn,
 )
 from inrank_monitor.spectra.estimated import estimated_spectrum
+from inrank_monitor.spectra.full_precision import FULL_PRECISION
 from inrank_monitor.spectra.leading import LeadingSubspace, is_large_part, leading_singular_values
 from inrank_monitor.spectra.method import SpectrumMethod
 from inrank_monitor.spectra.pool import SpectrumPool, cores
@@ -38,6 +40,7 @@ from inrank_monitor.spectra.spectrum import (
 from inrank_monitor.spectra.staging import PIECE_BYTES, PIECES, Staging, bytes_of, subtract, waiting_bytes
 
 __all__ = [
+    "FULL_PRECISION",
     "PIECES",
     "PIECE_BYTES",
     "LeadingSubspace",
@@ -72,6 +75,7 @@ __all__ = [
     "singular_values_of_grams",
     "singular_values_of_product",
     "subtract",
+    "svd",
     "turn",
     "wait_for",
     "waiting_bytes",

@@ -65,11 +65,11 @@ def singular_values(matrix: Float[Tensor, "rows cols"], method: Method = "gram")
             return singular_values_of_gram(gram_matrix(wide))
         except LinAlgError:
             pass  # answered by the SVD below, which raises if it fails too
-    wide = float64(wide)
+    wide = float64(wide).cpu()
     if not bool(torch.isfinite(wide).all()):
         return not_finite(wide.shape[0])
     values: Tensor = torch.linalg.svdvals(wide)
-    return values.cpu()
+    return values
 
 
 @torch.no_grad()
@@ -135,7 +135,7 @@ def gram_matrix(wide: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows rows"]:
     size = columns_at_a_time(rows, wide.shape[1])
     room = scratch((rows, size), torch.float64, device)
     for start in range(0, wide.shape[1], max(size, 1)):
-        some = wide.detach()[:, start : start + size]
+        some = wide.detach()[:, start : start + size].to(device)
         columns = room[:, : some.shape[1]].copy_(some)
         for top, bottom in pairwise(edges):
             gram[top:bottom, :bottom].addmm_(columns[top:bottom], columns[:bottom].mT)
