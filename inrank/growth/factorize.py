@@ -161,7 +161,7 @@ def _truncate(name: str, layer: InRankLinear, rank: int, gain: Gain) -> _Truncat
     chosen = matching_gain(layer.rows, layer.cols, total, total) if gain == "match" else float(gain)
     root = (values[:rank] / chosen).sqrt()
     U, V = (left[:, :rank] * root).to(layer.U).contiguous(), (root[:, None] * right[:rank]).to(layer.V).contiguous()
-    exact = torch.tensor(chosen, dtype=weight.dtype, device=U.device)
+    exact = U.new_full((), chosen, dtype=weight.dtype)
     broadcast(U, V, exact)
     if weight.dtype == torch.float64:
         chosen = float(exact)

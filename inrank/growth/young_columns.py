@@ -42,15 +42,15 @@ class Young:
 
 def bound_young(optimizer: Optimizer, young: Sequence[Young]) -> None:
     """Raise v to where this step's |m̂| / √v̂ is at most LIMIT, on all young columns."""
-    together: dict[tuple[object, ...], list[Young]] = {}
+    together: dict[tuple[Any, ...], list[Young]] = {}
     for columns in young:
         moment, step = (optimizer.state[columns.factor][name] for name in ("exp_avg", "step"))
         length = columns.factor.shape[1 - columns.axis]
         at = float(step) if step.device.type == "cpu" else None  # a fused optimizer counts on the device
-        alike = (id(columns.group), length, moment.dtype, moment.device, columns.factor.grad.dtype, at)  # type: ignore[union-attr]
-        together.setdefault(alike, []).append(columns)
-    for (*_, at), some in together.items():
-        _bound(optimizer, some, at)  # type: ignore[arg-type]
+        kinds = moment.dtype, moment.device, columns.factor.grad.dtype  # type: ignore[union-attr]
+        together.setdefault((at, id(columns.group), length, *kinds), []).append(columns)
+    for (at, *_), some in together.items():
+        _bound(optimizer, some, at)
 
 
 def _bound(optimizer: Optimizer, young: Sequence[Young], at: float | None) -> None:
@@ -79,7 +79,7 @@ def _bound(optimizer: Optimizer, young: Sequence[Young], at: float | None) -> No
     skipped: Tensor | None = getattr(optimizer, "found_inf", None)
     if skipped is not None:
         least = least * (skipped.to(v.device) == 0)
-    raised = torch.maximum(v, least).split(counts)
+    raised = torch.split(torch.maximum(v, least), counts)
     places = [columns.of(state["exp_avg_sq"]) for columns, state in zip(young, states, strict=True)]
     for axis in (0, 1):  # rows of V lie together: one kernel for all
         chosen = [place for place, columns in enumerate(young) if columns.axis == axis]

@@ -126,12 +126,12 @@ def spectral_density(
         )
     start = quadrature.start(operator.rows).to(like.device if has_float64(like.device) else "cpu")
     if beside is not None:
-        start = outside(beside.to(start.device, start.dtype), start)
+        start = outside(beside.to(start.device).to(start.dtype), start)
 
     def apply(product: Product, blocks: Tensor) -> Tensor:
         """Both blocks in one product."""
         flat = torch.cat(list(blocks), dim=1).to(like.device, like.dtype)
-        return torch.stack(product(flat).to(start.device, start.dtype).chunk(_HALVES, dim=1))
+        return torch.stack(product(flat).to(start.device).to(start.dtype).chunk(_HALVES, dim=1))
 
     steps = min(quadrature.steps, count // width)
     small, beyond = _bidiagonalise(

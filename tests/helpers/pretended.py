@@ -2,7 +2,8 @@
 
 Devices do not mix. What the host reads, what is copied either way, and the bytes that live on the device are recorded.
 A copy that is not waited for is only done when an event or a stream after it is: until then its target holds what it
-held, and its source may not change. Streams are not modelled beyond that, and there is no autograd.
+held, and its source may not change. Streams are not modelled beyond that, and there is no autograd. Products of float32
+are as coarse as the loop's TF32 makes them. On request the devices have no float64.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from inrank_monitor.matrices import skipping
+from inrank_monitor.spectra import devices
 
 aten = torch.ops.aten
 _READS = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.is_nonzero.default}
 _FACTORIES = ("empty", "zeros", "ones", "full", "rand", "arange", "eye", "scalar_tensor", "tril_indices")
+_PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm")
 _SOLVERS = ("linalg_eigh", "linalg_svd", "linalg_qr", "linalg_cholesky", "linalg_solve")
 
 
@@ -66,6 +69,7 @@ class _Machine:
         self.alive: dict[int, list[int]] = {}  # address -> [tensors that use it, bytes]
         self.bytes, self.bases = 0, dict[int, int]()
         self.limit: int | None = None
+        self.float64 = True
         self.pending: list[Callable[[], None]] = []
 
     def hold(self, inner: Tensor) -> int:
@@ -92,6 +96,10 @@ class _Machine:
     def make_room(self, size: int) -> None:
         if self.limit is not None and self.bytes + size > self.limit:
             raise torch.OutOfMemoryError(f"pretended: {size} bytes do not fit")
+
+    def check_float64(self) -> None:
+        if not self.float64:
+            raise TypeError("pretended: this device does not support float64")
 
     def note(self, kind: str, name: str, size: int = 0) -> None:
         with self.lock:
@@ -170,6 +178,14 @@ def _inner(value: Tensor) -> Tensor:
     return value.inner if isinstance(value, Pretended) else value
 
 
+def _coarse(value: Tensor) -> Tensor:
+    """Rounded to the ten bits of TF32."""
+    if value.dtype != torch.float32:
+        return value
+    bits = _inner(value).contiguous().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
 def _device(given: Any) -> torch.device | None:
     if given is None:
         return None
@@ -195,7 +211,11 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         machine.note("read", name)
     if devices and any(solver in name for solver in _SOLVERS):
         machine.note("solve", name)
-    plain = {key: value for key, value in kwargs.items() if key != "pin_memory"}
+    if on_device and torch.float64 in (kwargs.get("dtype"), *(value.dtype for value in tensors if value.ndim)):
+        machine.check_float64()
+    if devices and name in _PRODUCTS and torch.backends.cuda.matmul.fp32_precision == "tf32":
+        args = tree_map_only(Tensor, _coarse, args)
+    plain = {key: value for key, value in kwargs.items() if key not in ("pin_memory", "driver")}
     if on_device and "device" in plain:
         plain["device"] = torch.device("cpu")
     found = func(*tree_map_only(Tensor, _inner, args), **tree_map_only(Tensor, _inner, plain))
@@ -223,6 +243,8 @@ def _check_devices(name: str, devices: set[Any], tensors: list[Tensor], target: 
 
 def _to(source: Tensor, device: torch.device, options: dict[str, Any]) -> Tensor:
     kept = {key: value for key, value in options.items() if key not in ("device", "non_blocking", "pin_memory")}
+    if (options.get("dtype") or source.dtype) == torch.float64 and not (source.device.type == device.type == "cpu"):
+        machine.check_float64()  # a device that has none does not convert to it on the way either
     found: Tensor = aten._to_copy.default(_inner(source), **kept)
     later = bool(options.get("non_blocking"))
     if device.type != "cuda":
@@ -236,6 +258,8 @@ def _to(source: Tensor, device: torch.device, options: dict[str, Any]) -> Tensor
 
 
 def _copy(target: Tensor, source: Tensor, later: bool) -> Tensor:
+    if target.dtype == torch.float64 and not target.device.type == source.device.type == "cpu":
+        machine.check_float64()
     if target.device == source.device:
         if isinstance(target, Pretended):
             machine.note("kernel", "copy_")
@@ -309,11 +333,12 @@ class _Stream:
 
 
 @contextmanager
-def pretending(limit: int | None = None) -> Iterator[_Machine]:
+def pretending(limit: int | None = None, float64: bool = True) -> Iterator[_Machine]:
     """Devices `cuda:0`, `cuda:1`, ... until it ends.
 
     Args:
         limit: bytes that all of them hold together; None: no limit.
+        float64: whether they compute in it.
     """
     if not sys.platform.startswith("linux"):
         pytest.skip("the registry of torch's device guards is found by its name on Linux")
@@ -323,7 +348,8 @@ def pretending(limit: int | None = None) -> Iterator[_Machine]:
     if before:
         pytest.skip("this build of torch has CUDA itself")
     guards[1] = guards[0]  # the CPU's, which does nothing
-    machine.limit = limit
+    machine.limit, machine.float64 = limit, float64
+    devices._computes_in_float64.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         own_way = skipping._stores_in_its_own_way
         patch.setattr(
@@ -338,7 +364,8 @@ def pretending(limit: int | None = None) -> Iterator[_Machine]:
                 yield machine
         finally:
             machine.finish()
-            machine.limit = None
+            machine.limit, machine.float64 = None, True
+            devices._computes_in_float64.cache_clear()
             guards[1] = before
 
 
