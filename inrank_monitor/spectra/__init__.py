@@ -21,7 +21,8 @@ from inrank_monitor.spectra.directions import (
 )
 from inrank_monitor.spectra.estimated import estimated_spectrum
 from inrank_monitor.spectra.full_precision import FULL_PRECISION
-from inrank_monitor.spectra.leading import LeadingSubspace, is_large_part, leading_singular_values
+from inrank_monitor.spectra.krylov import krylov_sizes
+from inrank_monitor.spectra.leading import is_large_part, leading_singular_values
 from inrank_monitor.spectra.method import SpectrumMethod
 from inrank_monitor.spectra.pool import SpectrumPool, cores
 from inrank_monitor.spectra.scratch import scratch, scratch_bytes
@@ -43,7 +44,6 @@ __all__ = [
     "FULL_PRECISION",
     "PIECES",
     "PIECE_BYTES",
-    "LeadingSubspace",
     "Spectrum",
     "SpectrumMethod",
     "SpectrumPool",
@@ -62,6 +62,7 @@ __all__ = [
     "is_capturing",
     "is_large_part",
     "is_out_of_memory",
+    "krylov_sizes",
     "leading_directions",
     "leading_directions_of_product",
     "leading_singular_values",

@@ -111,7 +111,7 @@ def measure_weights(measuring: Measuring, values: Values) -> dict[int, Spectrum]
         matrix = measuring.matrices[place]
         weight = matrix.view(values[matrix.parameter][0])
         wide = weight if weight.dtype == torch.float64 else weight.float()
-        return beside.method.spectrum(matrix.name, wide)
+        return beside.method.spectrum(wide)
 
     return dict(zip(places, measuring.pool.map(measure, places, _on_accelerator(measuring, values)), strict=True))
 

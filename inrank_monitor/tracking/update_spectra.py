@@ -98,7 +98,7 @@ def _begin(matrix: Matrix, value: tuple[Tensor, ...], measuring: Measuring) -> M
         else:
             update = update_of(matrix, value[0], initial, measuring.staging)
             if not method.takes_all(min(update.shape)):
-                spectrum = method.spectrum(name, update)
+                spectrum = method.spectrum(update)
                 return spectrum, _problem_of(name, spectrum)
             sources, solve = begin_update(update)
             del update
@@ -179,7 +179,7 @@ def _measure(matrix: Matrix, values: Values, initial: InitialWeights, method: Sp
         if matrix.in_factors:
             spectrum = method.known(_product_values(matrix, value[0], value[1], initial))
         else:
-            spectrum = method.spectrum(matrix.name, update_of(matrix, value[0], initial))
+            spectrum = method.spectrum(update_of(matrix, value[0], initial))
     except Exception as error:
         return _failed(matrix, error)
     return spectrum, _problem_of(matrix.name, spectrum)
