@@ -72,7 +72,9 @@ def krylov_space(wide: Tensor, block: int, blocks: int, generator: torch.Generat
         generator: of X = A Ω.
     """
     basis = wide.new_zeros(wide.shape[0], 0)
-    new, images, left_over, size = sketch(wide, block, generator), [], [], 0.0
+    new, size = sketch(wide, block, generator), 0.0
+    images: list[Tensor] = []
+    left_over: list[Tensor] = []
     while True:
         found = _new_directions(basis, new, size, generator)
         if images:  # of the block before: what its products hold that no direction stands for
@@ -104,8 +106,9 @@ def _new_directions(basis: Tensor, block: Tensor, size: float, generator: torch.
 def _with_others(columns: Tensor, lost: Tensor, generator: torch.Generator) -> Tensor:
     """Orthonormal ones, with random directions in the places of those that are lost."""
     if bool(lost.any()):
-        columns = torch.where(lost, gaussian(*columns.shape, columns, generator), columns)
-    return torch.linalg.qr(columns).Q
+        columns = torch.where(lost, gaussian(len(columns), columns.shape[1], columns, generator), columns)
+    found: Tensor = torch.linalg.qr(columns).Q
+    return found
 
 
 def _rotated(basis: Tensor, image: Tensor, left_over: Tensor) -> KrylovSpace:

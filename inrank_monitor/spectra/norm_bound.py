@@ -58,7 +58,7 @@ def norm_bound(matrix: Tensor, basis: Tensor, probes: Tensor, image: Tensor) -> 
 
 def _largest_root(shift: float, size: float) -> float:
     """The largest x with x⁵ − shift · x³ = size, both at least 0: by Newton's method from above, where it is convex."""
-    x = math.sqrt(shift) + size**0.2
+    x = math.sqrt(shift) + math.pow(size, 0.2)
     for _ in range(80):
         slope = x * x * (5 * x * x - 3 * shift)
         if slope <= 0:

@@ -6,7 +6,10 @@ import logging
 import time
 from collections.abc import Sequence
 
+from torch import nn
+
 from inrank_monitor.distributed import ProcessesLostError
+from inrank_monitor.matrices import Adapter
 from inrank_monitor.spectra import wait_for
 from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.no_recorder import NoRecorder
@@ -58,8 +61,9 @@ class Snapshots:
         """Let the devices of the weights end what the training has queued; the seconds that took, which are its own."""
         began = time.perf_counter()
         matrices, share = self._measuring.matrices, self._measuring.share
-        modules = {id(module): module for place in share.held if (module := matrices[place].module)}
-        wait_for(parameter.device for module in modules.values() for parameter in module.parameters())
+        modules = [matrices[place].module for place in share.held]
+        layers = {id(layer): layer for module in modules if (layer := _layer_of(module)) is not None}
+        wait_for(parameter.device for layer in layers.values() for parameter in layer.parameters())
         return time.perf_counter() - began
 
     def take(self, step: int, wait: bool) -> Problem | None:
@@ -111,3 +115,9 @@ class Snapshots:
         """What is gone stays gone: it is told once."""
         kind, matrix, _ = problem
         return kind != GONE or self._reported.is_new(f"{kind} {matrix}")
+
+
+def _layer_of(module: object) -> nn.Module | None:
+    """The layer, which is there also where an adapter has been taken from it."""
+    layer = module.layer if isinstance(module, Adapter) else module
+    return layer if isinstance(layer, nn.Module) else None

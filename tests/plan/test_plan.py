@@ -335,7 +335,7 @@ def test_the_first_ten_minutes_are_those_of_the_schedule_itself() -> None:
 
 def test_the_patterns_of_the_advice_choose_its_matrices() -> None:
     model = planned_model("gpt2-xl")
-    speed = replace(CORE, leading={64: 4e-10})
+    speed = replace(CORE, leading={64: 1.5e-10})
     machine = rates(speed, fetch=0.0)
     notes: dict[int | None, Recorded] = {64: Recorded(0.1, 1000, 1000)}
     costs = {64: cost(model.planned, 64, Layout(), machine, notes[64])}
@@ -350,12 +350,12 @@ def test_the_patterns_of_the_advice_choose_its_matrices() -> None:
 
 def test_calibration_puts_the_threads_back_and_leaves_nothing_behind(tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    model = planned_shapes("80x64:2")
+    model = planned_shapes("160x140:2")
     found = calibrate(Scenario(model, Layout(threads=before + 1), [4], directory=tmp_path))
     assert torch.get_num_threads() == before
     assert not list(tmp_path.iterdir())
-    assert found.pool.products.sides == (64,)
-    assert min(found.pool.products.at(64), found.alone.eigenvalues.at(64), found.pool.leading[4], found.fetch) > 0
+    assert found.pool.products.sides == (140,)
+    assert min(found.pool.products.at(140), found.alone.eigenvalues.at(140), found.pool.leading[4], found.fetch) > 0
 
 
 def made_up_plan(layout: Layout) -> Plan:
