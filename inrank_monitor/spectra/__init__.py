@@ -10,6 +10,7 @@ from inrank_monitor.spectra.devices import (
     is_out_of_memory,
     mark,
     pinned,
+    sent,
     wait_for,
 )
 from inrank_monitor.spectra.directions import (
@@ -71,6 +72,7 @@ __all__ = [
     "pinned",
     "scratch",
     "scratch_bytes",
+    "sent",
     "singular_values",
     "singular_values_of_gram",
     "singular_values_of_grams",

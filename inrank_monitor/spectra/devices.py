@@ -56,6 +56,15 @@ def pinned(size: int, device: torch.device) -> torch.Tensor:
     return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
+def sent(value: torch.Tensor) -> tuple[Any, torch.Tensor]:
+    """The value on its way to the host, and the event after which it is there; None where it is there already."""
+    if not is_accelerator(value.device):
+        return None, value
+    target = pinned(value.nbytes, value.device).view(value.dtype).view(value.shape)
+    target.copy_(value, non_blocking=True)
+    return mark(value.device), target
+
+
 def has_float64(device: torch.device) -> bool:
     """Whether the device computes in float64: some have none, though their kind may."""
     return device.type == "cpu" or _computes_in_float64(device.type, device.index)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from inrank_monitor.spectra import has_float64, is_accelerator, mark, pinned
+from inrank_monitor.spectra import has_float64, is_accelerator, sent
 
 if TYPE_CHECKING:
     from inrank_monitor.tracking.recorder import ScalarRow
@@ -38,9 +38,8 @@ class Arriving:
         dtype = torch.float64 if has_float64(device) else torch.float32
         values = [value.reshape(1) for place in places if isinstance(value := self._rows[place][3], Tensor)]
         joined = torch.cat([value.to(dtype) for value in values])
-        target = pinned(joined.nbytes, device).view(dtype)
-        target.copy_(joined, non_blocking=True)
-        return mark(device), places, target
+        event, target = sent(joined)
+        return event, places, target
 
     def is_there(self) -> bool:
         """Whether `rows` would not wait."""

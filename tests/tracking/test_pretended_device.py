@@ -47,6 +47,26 @@ def test_an_ordinary_step_reads_nothing_and_copies_nothing(tmp_path: Path) -> No
     assert open_run(tmp_path).scalars.query("name == 'loss'")["value"].tolist() == [1.0] * 4
 
 
+def test_the_step_after_a_snapshot_reads_nothing_either(tmp_path: Path) -> None:
+    """It looks whether the weights have been changed since, and a device says so when it comes to it."""
+    model = mlp(48, 64, 32)
+    with pretending():
+        move(model)
+        tracker, optimizer = watched(model, tmp_path, every=3, strict=False)
+        step(model, optimizer)
+        for number in range(2, 9):
+            if number == 7:
+                model[0].weight.data[16:48].zero_()  # type: ignore[union-attr, operator, index]
+            record = step(model, optimizer)
+            if number % 3 != 0:
+                assert record.reads == 0
+                assert record.copies.total() == record.copies["to host"] == (number in (4, 7))
+        tracker.close()
+    events = open_run(tmp_path).events.query("kind == 'changed_between_steps'")
+    assert events["step"].tolist() == [6]
+    assert "0.weight" in events["message"].item()
+
+
 def test_devices_that_mix_raise_and_copies_that_are_not_waited_for_do_not_arrive() -> None:
     with pretending():
         here, there = on_device(torch.ones(3)), on_device(torch.ones(3), "cuda:1")
