@@ -7,11 +7,14 @@ its own, which knows nothing of what the loop has queued.
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 import torch
+
+_SIDE = 512
 
 
 def is_accelerator(device: torch.device) -> bool:
@@ -80,6 +83,31 @@ def _computes_in_float64(kind: str, index: int | None) -> bool:
     except (RuntimeError, TypeError):
         return False
     return True
+
+
+def multiplies_in_float64(device: torch.device) -> bool:
+    """Whether exact products are quicker there than on the host; measured once. Consumer cards and Apple's are slow."""
+    return has_float64(device) and (device.type == "cpu" or _is_quicker(device.type, device.index))
+
+
+@cache
+def _is_quicker(kind: str, index: int | None) -> bool:
+    device = torch.device(kind, index) if index is not None else torch.device(kind)
+    return float64_rate(device) > float64_rate(torch.device("cpu"))
+
+
+@torch.no_grad()
+def float64_rate(device: torch.device) -> float:
+    """Multiply-adds a second in float64, of the threads that the caller has."""
+    matrix = torch.ones(_SIDE, _SIDE, dtype=torch.float64, device=device)
+    found = 0.0
+    for _ in range(3):  # the first one loads libraries
+        wait_for([device])
+        began = time.perf_counter()
+        torch.mm(matrix, matrix)
+        wait_for([device])
+        found = max(found, _SIDE**3 / (time.perf_counter() - began))
+    return found
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ from inrank_monitor.spectra import (
     gram_matrix,
     grams_of_product,
     has_float64,
+    multiplies_in_float64,
     singular_values,
     singular_values_of_gram,
     singular_values_of_grams,
@@ -31,7 +32,7 @@ Solve = Callable[[list[Tensor]], Tensor]
 
 def begin_update(update: Tensor) -> tuple[list[Tensor], Solve]:
     """What the host needs of an update (rows, cols) for all its singular values, and how it finds them."""
-    if not has_float64(update.device):
+    if not multiplies_in_float64(update.device):
         return [update.contiguous()], lambda held: singular_values(held[0])
     wide = update if update.shape[0] <= update.shape[1] else update.mT
     return [gram_matrix(wide)], lambda held: singular_values_of_gram(held[0])

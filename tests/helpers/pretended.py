@@ -333,12 +333,13 @@ class _Stream:
 
 
 @contextmanager
-def pretending(limit: int | None = None, float64: bool = True) -> Iterator[_Machine]:
+def pretending(limit: int | None = None, float64: bool = True, slow: bool = False) -> Iterator[_Machine]:
     """Devices `cuda:0`, `cuda:1`, ... until it ends.
 
     Args:
         limit: bytes that all of them hold together; None: no limit.
         float64: whether they compute in it.
+        slow: whether that is slower than on the host.
     """
     if not sys.platform.startswith("linux"):
         pytest.skip("the registry of torch's device guards is found by its name on Linux")
@@ -355,6 +356,7 @@ def pretending(limit: int | None = None, float64: bool = True) -> Iterator[_Mach
         patch.setattr(
             skipping, "_stores_in_its_own_way", lambda value: not isinstance(value, Pretended) and own_way(value)
         )
+        patch.setattr(devices, "_is_quicker", lambda kind, index: not slow)
         patch.setattr(torch.cuda, "Event", _Event)
         patch.setattr(torch.cuda, "current_stream", lambda device=None: _Stream())
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: _Stream.capturing)

@@ -89,12 +89,15 @@ def test_devices_that_mix_raise_and_copies_that_are_not_waited_for_do_not_arrive
 
 
 @pytest.mark.parametrize("keep", ["disk", "memory", "device"])
-def test_spectra_of_a_device_are_those_of_the_cpu(tmp_path: Path, keep: str) -> None:
+@pytest.mark.parametrize(
+    "kind", [{}, {"float64": False}, {"slow": True}], ids=["float64", "no float64", "slow float64"]
+)
+def test_spectra_of_a_device_are_those_of_the_cpu(tmp_path: Path, keep: str, kind: dict[str, bool]) -> None:
     found = {}
     for where in ("cpu", "cuda:0"):
         torch.manual_seed(1)
         model = mlp(48, 64, 32)
-        with pretending():
+        with pretending(**kind), recording() as record:
             if where != "cpu":
                 move(model)
             tracker, optimizer = watched(model, tmp_path / where, initial_weights=keep)
@@ -110,6 +113,8 @@ def test_spectra_of_a_device_are_those_of_the_cpu(tmp_path: Path, keep: str) -> 
         run = open_run(tmp_path / where)
         found[where] = np.concatenate([run.singular_values(name).to_numpy().ravel() for name in run.matrices.index])
         assert run.measurements["step"].unique().tolist() == [2, 4]
+    products = record.kernels["addmm_"] + record.kernels["mm"]
+    assert bool(products) == (not kind)  # on the device where it is quick there
     np.testing.assert_allclose(found["cuda:0"], found["cpu"], rtol=0, atol=1e-6 * found["cpu"].max())
 
 
