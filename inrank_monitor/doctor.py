@@ -50,8 +50,8 @@ def _way(device: torch.device) -> str:
     if not has_float64(device):
         return "no float64: exact spectra by the CPU"
     where = "there" if multiplies_in_float64(device) else "by the CPU, which is quicker"
-    rates = (float64_rate(one) / 1e9 for one in (device, torch.device("cpu")))
-    return "float64 {:.0f} GMAC/s, the CPU {:.0f}: exact products {}".format(*rates, where)
+    here, host = (float64_rate(one) / 1e9 for one in (device, torch.device("cpu")))
+    return f"float64 {here:.0f} GMAC/s, the CPU {host:.0f}: exact products {where}"
 
 
 def _version(package: str) -> str | None:

@@ -113,8 +113,7 @@ def test_spectra_of_a_device_are_those_of_the_cpu(tmp_path: Path, keep: str, kin
         run = open_run(tmp_path / where)
         found[where] = np.concatenate([run.singular_values(name).to_numpy().ravel() for name in run.matrices.index])
         assert run.measurements["step"].unique().tolist() == [2, 4]
-    products = record.kernels["addmm_"] + record.kernels["mm"]
-    assert bool(products) == (not kind)  # on the device where it is quick there
+    assert bool(record.kernels["addmm_"]) == (not kind)  # on the device where it is quick there
     np.testing.assert_allclose(found["cuda:0"], found["cpu"], rtol=0, atol=1e-6 * found["cpu"].max())
 
 
