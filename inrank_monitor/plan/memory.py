@@ -33,7 +33,7 @@ def memory(own: Sequence[PlannedMatrix], leading: int | None, layout: Layout) ->
         squares = [8 * matrix.short**2 for matrix in own if is_full(matrix.short, leading)]
         solving = 2 * sum(_largest(squares, workers))
         # Of an accelerator one matrix at a time; its Gram matrix then waits on the host, with all others at most.
-        on_device = PIECE_BYTES + max(peaks, default=0.0)
+        on_device = PIECE_BYTES + max((_device_peak(matrix, leading) for matrix in own), default=0.0)
         on_host = PIECES * PIECE_BYTES + min(sum(squares), waiting_bytes()) + solving / 2
         other = first if workers > 1 else 0  # one worker reads while another one is at its peak
         host = first + other + max(sum(_largest(peaks, workers)), solving)
@@ -56,6 +56,13 @@ def _whole_peak(matrix: PlannedMatrix, leading: int | None) -> float:
     folded = update / (4 if long >= 16 * block else 1)  # for the random start
     space = matrix.width * width * (2 * matrix.short + 2 * long)  # the basis, what is left over, the products twice
     return update + max(widened, folded, space + 8 * width * (2 * width + columns_at_a_time(width, long)))
+
+
+def _device_peak(matrix: PlannedMatrix, leading: int | None) -> float:
+    """Of a whole matrix on an accelerator, which subtracts a few columns at a time where all values are asked for."""
+    if is_full(matrix.short, leading):
+        return _gram_peak(matrix.short, max(matrix.rows, matrix.cols))
+    return _whole_peak(matrix, leading)
 
 
 def _shard_peak(matrix: PlannedMatrix, layout: Layout) -> float:

@@ -8,6 +8,7 @@ leaves its arguments alone. A matrix with NaN or infinity gives NaN throughout; 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -123,10 +124,16 @@ def float64(matrix: Tensor) -> Tensor:
     return (matrix if has_float64(matrix.device) else matrix.cpu()).double()
 
 
-def gram_matrix(wide: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows rows"]:
+def gram_matrix(
+    wide: Float[Tensor, "rows cols"], take_away: Callable[[Tensor, int], None] | None = None
+) -> Float[Tensor, "rows rows"]:
     """Lower triangle of A Aᵀ in float64, by blocks: 5/8 of the products; what lies above the blocks is undefined.
 
     Some columns at a time, so that the float64 copy is never as large as the matrix.
+
+    Args:
+        wide: A, or A + B.
+        take_away: given some columns in float64 and the place of the first, takes those of B from them.
     """
     rows, blocks = wide.shape[0], _BLOCKS if wide.shape[0] >= 128 else 1
     device = wide.device if has_float64(wide.device) else torch.device("cpu")
@@ -137,6 +144,8 @@ def gram_matrix(wide: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows rows"]:
     for start in range(0, wide.shape[1], max(size, 1)):
         some = wide.detach()[:, start : start + size].to(device)
         columns = room[:, : some.shape[1]].copy_(some)
+        if take_away is not None:
+            take_away(columns, start)
         for top, bottom in pairwise(edges):
             gram[top:bottom, :bottom].addmm_(columns[top:bottom], columns[:bottom].mT)
     return gram

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from inrank_monitor.spectra import (
+    Staging,
     bytes_of,
     gram_matrix,
     grams_of_product,
     has_float64,
-    multiplies_in_float64,
     singular_values,
     singular_values_of_gram,
     singular_values_of_grams,
     singular_values_of_product,
+    subtract,
 )
 from inrank_monitor.tracking.measuring import Measuring
 
@@ -30,12 +31,33 @@ _R = TypeVar("_R")
 Solve = Callable[[list[Tensor]], Tensor]
 
 
-def begin_update(update: Tensor) -> tuple[list[Tensor], Solve]:
-    """What the host needs of an update (rows, cols) for all its singular values, and how it finds them."""
-    if not multiplies_in_float64(update.device):
-        return [update.contiguous()], lambda held: singular_values(held[0])
-    wide = update if update.shape[0] <= update.shape[1] else update.mT
-    return [gram_matrix(wide)], lambda held: singular_values_of_gram(held[0])
+def begin_update(now: Tensor, start: Tensor, staging: Staging) -> tuple[list[Tensor], Solve]:
+    """What the host needs of W_t − W0 (rows, cols) for all its singular values, and how it finds them.
+
+    The device subtracts some columns at a time, in float64: it never holds the update.
+
+    Args:
+        now: W_t, on a device that multiplies in float64.
+        start: W0, there or on the host.
+        staging: through which it goes there.
+    """
+    wide, first = (value if value.shape[0] <= value.shape[1] else value.mT for value in (now, start))
+
+    def take_away(columns: Tensor, place: int) -> None:
+        part = first[:, place : place + columns.shape[1]]
+        if part.stride(1) != 1:  # as it lies in memory
+            part, columns = part.mT, columns.mT
+        if part.device.type == "cpu":
+            staging.subtract(columns, part)
+        else:
+            subtract(columns, part.to(columns.device))
+
+    return [gram_matrix(wide, take_away)], lambda held: singular_values_of_gram(held[0])
+
+
+def begin_whole_update(update: Tensor) -> tuple[list[Tensor], Solve]:
+    """The same of an update that the host multiplies too."""
+    return [update.contiguous()], lambda held: singular_values(held[0])
 
 
 def begin_product(left: Tensor, right: Tensor, moved: bool) -> tuple[list[Tensor], Solve]:

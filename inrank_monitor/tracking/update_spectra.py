@@ -25,13 +25,14 @@ from inrank_monitor.spectra import (
     Staging,
     is_accelerator,
     is_out_of_memory,
+    multiplies_in_float64,
     not_finite,
     scratch,
     singular_values_of_gram,
     singular_values_of_product,
     subtract,
 )
-from inrank_monitor.tracking.device_spectra import begin_product, begin_update, solve_later
+from inrank_monitor.tracking.device_spectra import begin_product, begin_update, begin_whole_update, solve_later
 from inrank_monitor.tracking.measuring import Measuring
 
 Problem = tuple[str, str, str]  # event kind, matrix name, message
@@ -96,12 +97,16 @@ def _begin(matrix: Matrix, value: tuple[Tensor, ...], measuring: Measuring) -> M
         if matrix.in_factors:
             sources, solve = begin_product(*factors_since_start(matrix, value[0], value[1], initial))
         else:
-            update = update_of(matrix, value[0], initial, measuring.staging)
-            if not method.takes_all(min(update.shape)):
-                spectrum = method.spectrum(update)
-                return spectrum, _problem_of(name, spectrum)
-            sources, solve = begin_update(update)
-            del update
+            now, first = local(value[0]), _first_of(matrix, value[0], initial)
+            if method.takes_all(min(matrix.rows, matrix.cols)) and multiplies_in_float64(now.device):
+                sources, solve = begin_update(matrix.view(now), matrix.view(first), measuring.staging)
+            else:
+                update = update_of(matrix, value[0], initial, measuring.staging)
+                if not method.takes_all(min(update.shape)):
+                    spectrum = method.spectrum(update)
+                    return spectrum, _problem_of(name, spectrum)
+                sources, solve = begin_whole_update(update)
+                del update
         return solve_later(measuring, sources, lambda held: _answer(name, method, lambda: solve(held)))
     except Exception as error:
         return _failed(matrix, error)
@@ -226,13 +231,7 @@ def _update(
     staging: Staging | None = None,
 ) -> Tensor:
     """W_t − W0 as this matrix sees it, or the piece of it that this process holds; in float32 or wider."""
-    now = local(value)
-    first = initial.kept(matrix.parameter)
-    if now.shape != first.shape:
-        late = "; attach after the model is put into shards" if is_sharded(value) else ""
-        raise _ShapeChangedError(
-            f"the parameter is now {tuple(now.shape)}, at attach it was {tuple(first.shape)}{late}"
-        )
+    now, first = local(value), _first_of(matrix, value, initial)
     # not by promote_types, which knows no 8-bit floats
     dtype = torch.float64 if torch.float64 in (now.dtype, first.dtype) else torch.float32
     start = view(first)
@@ -242,6 +241,21 @@ def _update(
     else:
         subtract(update, start.to(now.device))
     return update
+
+
+def _first_of(matrix: Matrix, value: Tensor, initial: InitialWeights) -> Tensor:
+    """W0 of its parameter, where it is kept.
+
+    Raises:
+        _ShapeChangedError: the parameter has another shape by now.
+    """
+    now, first = local(value), initial.kept(matrix.parameter)
+    if now.shape != first.shape:
+        late = "; attach after the model is put into shards" if is_sharded(value) else ""
+        raise _ShapeChangedError(
+            f"the parameter is now {tuple(now.shape)}, at attach it was {tuple(first.shape)}{late}"
+        )
+    return first
 
 
 def update_of(matrix: Matrix, value: Tensor, initial: InitialWeights, staging: Staging | None = None) -> Tensor:
