@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class NoRecorder:
         self.failure: BaseException | None = None
         self.seconds, self.backlog = 0.0, 0
 
-    def snapshot(self, snapshot: Snapshot) -> Drawn | None:
+    def snapshot(self, taken: Callable[[], Snapshot]) -> Drawn | None:
         """Nothing."""
         return None
 
