@@ -81,12 +81,13 @@ def _map(state: RunState, choice: Choice, table: pd.DataFrame) -> str | None:
     column = {**_OF_STEP, **_OF_RUN}[choice.quantity]
     title = column_title(column) if choice.quantity in _OF_STEP else choice.quantity
     values = table[column] if choice.quantity in _OF_RUN else _at_step(state, column, choice.step)
+    odd = [str(name) for name in table.index[table["unusual"] != ""]]
     figure = depth_map(
         values,
         places,
         title,
         relative=choice.quantity == OVER_NULL,
-        marked=[str(name) for name in table.index[table["unusual"] != ""]],
+        marked=odd if len(odd) <= len(table) / 3 else (),  # where most are ringed, none stands out
     )
     when = "the newest step" if choice.step is None else f"step {choice.step}"
     clicked = show_figure(

@@ -12,7 +12,7 @@ from inrank_monitor.figures.style import empty_figure, logarithmic, more_ink, ne
 from inrank_monitor.figures.tables import geometric, thin
 
 MOST_LINES = 64
-MOST_POINTS = 14_000  # a figure; eight of them on one page stay below two megabytes
+MOST_POINTS = 9_000  # a figure: two a pixel of its width for 64 lines, drawn in under a second
 THINNED = "thinned: of each line the first, the last and the extreme points"
 
 
