@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from inrank_monitor.figures import column_title, depth_map, loss_curve, mark_events
-from inrank_monitor.report import overview_table, verdict
+from inrank_monitor.report import overview_table, standing_out, verdict
 from inrank_monitor.runs import RunState
 from views.choices import URL, choose_matrices, choose_step, control_row, filter_box, show_filtered
 from views.matrix_table import show_matrices, trend_text
@@ -81,13 +81,12 @@ def _map(state: RunState, choice: Choice, table: pd.DataFrame) -> str | None:
     column = {**_OF_STEP, **_OF_RUN}[choice.quantity]
     title = column_title(column) if choice.quantity in _OF_STEP else choice.quantity
     values = table[column] if choice.quantity in _OF_RUN else _at_step(state, column, choice.step)
-    odd = [str(name) for name in table.index[table["unusual"] != ""]]
     figure = depth_map(
         values,
         places,
         title,
         relative=choice.quantity == OVER_NULL,
-        marked=odd if len(odd) <= len(table) / 3 else (),  # where most are ringed, none stands out
+        marked=standing_out(table),
     )
     when = "the newest step" if choice.step is None else f"step {choice.step}"
     clicked = show_figure(

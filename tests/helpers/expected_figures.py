@@ -28,7 +28,7 @@ from inrank_monitor.matrices.roles import matrix_groups
 from inrank_monitor.ranks.null_model import null_singular_values
 from inrank_monitor.report.digest import matrix_table
 from inrank_monitor.report.figure_sections import telling_matrices
-from inrank_monitor.report.overview import overview_table
+from inrank_monitor.report.overview import overview_table, standing_out
 from inrank_monitor.runs.recomputation import RankRule
 from inrank_monitor.runs.shared_run import SharedRun
 from inrank_monitor.runs.timeline import Axis, align
@@ -65,7 +65,7 @@ class Drawn:
             places.loc[table.index],
             title or column_title(column),
             relative=column == "rank_over_null_rank",
-            marked=list(table.index[table["unusual"] != ""]),
+            marked=standing_out(table),
         )
         return [heat, mark_events(loss_curve(self.state.scalars), events)]
 
