@@ -12,6 +12,17 @@ from streamlit.testing.v1 import AppTest
 from inrank_monitor.console import app_directory
 
 APP = app_directory() / "streamlit_app.py"
+VIEWS = (
+    "Runs",
+    "Overview",
+    "Matrix",
+    "Rank evolution",
+    "Spectrum density",
+    "Spectrum evolution",
+    "Explained ratio",
+    "Compare",
+    "Advice",
+)
 
 
 def show(view: str, **address: Any) -> AppTest:
