@@ -148,9 +148,10 @@ def _above(values: np.ndarray, count: np.ndarray, noise: _Noise) -> np.ndarray:
 
 
 def _is_bulk(values: np.ndarray, count: np.ndarray, noise: _Noise) -> np.ndarray:
-    """Whether the values after the `count` leading ones have the quartiles of noise."""
+    """Whether the values after the `count` leading ones have the quartiles of noise; where half are zero: no."""
     upper, median, lower = (_quantile_below(values, count, place) for place in (0.25, 0.5, 0.75))
-    away = np.maximum(abs(upper / median - noise.upper[count]), abs(lower / median - noise.lower[count]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        away = np.maximum(abs(upper / median - noise.upper[count]), abs(lower / median - noise.lower[count]))
     return np.asarray(away <= noise.tolerance[count])
 
 
