@@ -98,8 +98,9 @@ def test_keys_walk_through_the_table_and_enter_opens_what_is_chosen(browser: Any
     page = visit(browser, f"{address}/?run=first")
     page.locator("[data-testid=stDataFrame] canvas").first.focus()
     for name in names_of(10)[1:3]:
+        settle(page)
         page.keyboard.press("ArrowDown")
-        page.get_by_role("button", name=f"Open {name}").wait_for()
+        page.get_by_role("button", name=f"Open {name}").wait_for(timeout=60_000)
         assert page.inner_text("h2") == "Overview"
     page.get_by_role("button", name=f"Open {name}").press("Enter")
     settle(page, "Matrix")
