@@ -174,10 +174,11 @@ def _report(options: argparse.Namespace) -> int:
         write_html(run, file)
     else:
         rows: dict[str, Any] = {"limit": None} if options.all else {}
+        text = report_table(run, width=200 if file else None, **rows)  # no terminal cuts the names in a file
         if file:
-            write_text(file, report_table(run, width=200, **rows))  # no terminal cuts the names in a file
+            write_text(file, text)
         else:
-            print(report_table(run, **rows))
+            print(text)
     if file:
         print(f"wrote {given}")
     return 0
