@@ -128,8 +128,8 @@ class Chart {
   }
 
   fit() {
-    const width = this.parent.clientWidth;
-    if (this.element._fullLayout && width > 0 && width !== this.element._fullLayout.width) {
+    const width = this.parent.getBoundingClientRect().width; // Plotly's has fractions too
+    if (this.element._fullLayout && width > 0 && Math.abs(width - this.element._fullLayout.width) >= 1) {
       this.plotly.Plots.resize(this.element);
     }
   }

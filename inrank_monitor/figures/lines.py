@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from inrank_monitor.figures.names import plotly_text, short_names
-from inrank_monitor.figures.style import CATEGORIES, category, legend_entry, rgba, side_legend, symbol
+from inrank_monitor.figures.style import CATEGORIES, add_lines, category, legend_entry, rgba, side_legend, symbol
 from inrank_monitor.figures.tables import RANK_COLUMNS, column_title, is_held, numbers, thin
 
 MOST_POINTS = 60_000
@@ -41,25 +41,29 @@ def add_matrix_lines(
     limit = max(MOST_POINTS // max(len(tables), 1), 50)
     few = len(tables) <= FEW_LINES
     places = {} if few else _places(tables, column)
+    lines = []
     for name, table in tables.items():
         rows = table[table["step"] > 0] if log_steps else table
         colour, alpha, marker, group = looks[name]
         values = numbers(rows[column])
         kept = thin(values, limit, by_ratio=log_steps)
-        figure.add_scatter(
-            x=rows["step"].to_numpy()[kept],
-            y=values[kept],
-            mode="lines+markers" if len(kept) <= MARKERS_UP_TO else "lines",
-            line={"color": rgba(colour, alpha), "width": 1.8, "shape": "hv" if is_held(column) else "linear"},
-            marker={"symbol": marker, "size": 5},
-            name=plotly_text(short[name]),
-            legendgroup=plotly_text(group),
-            showlegend=groups is None,
-            meta=[plotly_text(name)],
-            customdata=numbers(rows["null_rank"])[kept].astype(np.float32) if column in RANK_COLUMNS else None,
-            text=None if few else places[name].loc[rows.index].to_numpy()[kept].tolist(),
-            hovertemplate=_hover(column, None if few else len(tables)),
+        lines.append(
+            {
+                "x": rows["step"].to_numpy()[kept],
+                "y": values[kept],
+                "mode": "lines+markers" if len(kept) <= MARKERS_UP_TO else "lines",
+                "line": {"color": rgba(colour, alpha), "width": 1.8, "shape": "hv" if is_held(column) else "linear"},
+                "marker": {"symbol": marker, "size": 5},
+                "name": plotly_text(short[name]),
+                "legendgroup": plotly_text(group),
+                "showlegend": groups is None,
+                "meta": [plotly_text(name)],
+                "customdata": numbers(rows["null_rank"])[kept].astype(np.float32) if column in RANK_COLUMNS else None,
+                "text": None if few else places[name].loc[rows.index].to_numpy()[kept].tolist(),
+                "hovertemplate": _hover(column, None if few else len(tables)),
+            }
         )
+    add_lines(figure, lines)
     if few:
         hover_together(figure)
     if groups is not None:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from inrank_monitor.figures.lines import MARKERS_UP_TO
 from inrank_monitor.figures.names import plotly_text
-from inrank_monitor.figures.style import empty_figure, logarithmic, more_ink, new_figure, step_axis
+from inrank_monitor.figures.style import add_lines, empty_figure, logarithmic, more_ink, new_figure, step_axis
 from inrank_monitor.figures.tables import geometric, thin
 
 MOST_LINES = 64
@@ -69,25 +69,26 @@ def _add_values(figure: go.Figure, steps: np.ndarray, values: np.ndarray, lines:
     chosen = geometric(total, lines)
     limit = max(MOST_POINTS // len(chosen), 50)
     # The strongest last, so that they lie on top.
-    for i in reversed(chosen.tolist()):
-        kept = thin(values[:, i], limit, by_ratio=log_steps)
-        figure.add_scatter(
-            x=steps[kept],
-            y=values[kept, i],
-            mode="lines+markers" if len(kept) == 1 else "lines",
-            line={
-                "color": more_ink(_position(i, total)),
-                "width": 1.6 if len(steps) <= MARKERS_UP_TO else 1.2,
-            },
-            marker={"size": 5},
-            name=f"σ{i + 1}",
-            meta=[i + 1],
-            showlegend=False,
-            hovertemplate=f"σ<sub>%{{meta[0]}}</sub> of {total} = %{{y:.4~g}}<br>step %{{x}}<extra></extra>",
-        )
+    add_lines(figure, (_line(i, steps, values, limit, log_steps) for i in reversed(chosen.tolist())))
     if len(chosen) > 1:
         _add_scale(figure, total)
     return len(steps) > limit
+
+
+def _line(i: int, steps: np.ndarray, values: np.ndarray, limit: int, log_steps: bool) -> dict[str, object]:
+    total = values.shape[1]
+    kept = thin(values[:, i], limit, by_ratio=log_steps)
+    return {
+        "x": steps[kept],
+        "y": values[kept, i],
+        "mode": "lines+markers" if len(kept) == 1 else "lines",
+        "line": {"color": more_ink(_position(i, total)), "width": 1.6 if len(steps) <= MARKERS_UP_TO else 1.2},
+        "marker": {"size": 5},
+        "name": f"σ{i + 1}",
+        "meta": [i + 1],
+        "showlegend": False,
+        "hovertemplate": f"σ<sub>%{{meta[0]}}</sub> of {total} = %{{y:.4~g}}<br>step %{{x}}<extra></extra>",
+    }
 
 
 def _position(index: int, total: int) -> float:

@@ -9,7 +9,7 @@ and black, which vanish on one of the two; order takes cividis, or more and less
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Mapping
 from functools import cache
 
 import numpy as np
@@ -53,7 +53,7 @@ TEMPLATE = go.layout.Template(
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "colorway": list(CATEGORIES),
-        "margin": {"l": 64, "r": 24, "t": 48, "b": 56},
+        "margin": {"l": 72, "r": 24, "t": 48, "b": 64},  # less, and Plotly draws all twice: once to see that it is
         "xaxis": _AXIS,
         "yaxis": _AXIS,
         "hovermode": "closest",
@@ -91,13 +91,20 @@ def more_ink(position: float) -> str:
 
 def new_figure(title: str, x_title: str, y_title: str, height: int = HEIGHT) -> go.Figure:
     """An empty figure in the common look; `uirevision` keeps a reader's zoom when the data are refreshed."""
-    figure = go.Figure()
-    figure.update_layout(template=TEMPLATE, title_text=title, height=height, uirevision="keep")
-    if not title:
-        figure.update_layout(margin_t=32)
-    figure.update_xaxes(title_text=x_title)
-    figure.update_yaxes(title_text=y_title)
-    return figure
+    layout = {
+        "template": TEMPLATE,
+        "title": {"text": title},
+        "height": height,
+        "uirevision": "keep",
+        "xaxis": {"title": {"text": x_title}},
+        "yaxis": {"title": {"text": y_title}},
+    }
+    return go.Figure(layout=layout if title else layout | {"margin": {"t": 32}})
+
+
+def add_lines(figure: go.Figure, lines: Iterable[Mapping[str, object]]) -> None:
+    """Add many scatter traces at once, each given by its properties: a third of the time of `add_scatter` for each."""
+    figure.add_traces([{"type": "scatter", **line} for line in lines])
 
 
 def logarithmic(values: np.ndarray) -> dict[str, object]:
