@@ -50,6 +50,17 @@ function evenly(labels) {
   }
 }
 
+// Margins that charts came to. Plotly draws a figure with the margins it is given, sees that legend and labels need more,
+// and draws all of it again; given what it came to last time, it draws once.
+const rooms = new Map();
+
+function outline({ data, layout }, width) {
+  const axes = Object.entries(layout).filter(([name]) => /^[xy]axis/.test(name));
+  const words = axes.map(([name, axis]) => [name, axis.title?.text, axis.ticktext]);
+  const legend = data.filter((trace) => trace.showlegend !== false).map((trace) => trace.name);
+  return JSON.stringify([Math.round(width), layout.height, layout.margin, words, legend]);
+}
+
 const linked = new Set(); // charts over one axis: the pointer on one is shown on all
 
 class Chart {
@@ -79,7 +90,11 @@ class Chart {
     const { data, layout } = JSON.parse(this.figure); // anew: Plotly writes into what it draws
     const full = document.fullscreenElement === this.element;
     layout.height = full ? window.innerHeight - STRIP : this.height;
+    const outlined = outline({ data, layout }, this.parent.getBoundingClientRect().width);
+    if (rooms.has(outlined)) layout.margin = rooms.get(outlined);
     await this.plotly.react(this.element, data, layout, this.config);
+    const { l, r, t, b } = this.element._fullLayout._size;
+    rooms.set(outlined, { l, r, t, b });
     this.listen();
   }
 

@@ -206,8 +206,12 @@ def show_figure(figure: go.Figure, key: str, alt: str, *, link: str = "", clicks
     clicked = charts.draw(figure, key, alt, name, link=link, clicks=clicks)
     with st.container(horizontal=True, vertical_alignment="center"):
         download("Figure as HTML", lambda: page_of(figure), f"{name}.html", "text/html", f"{key} html")
-        with st.popover("For a paper", type="tertiary", icon=":material/article:", key=f"paper {key}"):
-            _for_a_paper(figure, name, key)
+        paper = st.popover(
+            "For a paper", type="tertiary", icon=":material/article:", key=f"paper {charts.digest(key)}", on_change="rerun"
+        )
+        if paper.open:  # what stands in it costs as much as a chart
+            with paper:
+                _for_a_paper(figure, name, key)
     return clicked
 
 

@@ -46,7 +46,7 @@ def choose(page: Page) -> Choice:
             placeholder="The highest and the lowest rank over null rank",
             **URL,
         )
-        count = st.number_input("Lines a panel", 1, 256, 64, key="lines", width=130, **URL)
+        count = st.number_input("Lines a panel", 1, 256, 32, key="lines", width=130, **URL)
         with switches():
             log = st.toggle("Log σ", key="log", **URL)
             log_steps = log_steps_switch()

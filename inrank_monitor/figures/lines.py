@@ -36,14 +36,15 @@ def add_matrix_lines(
     """
     if column in RANK_COLUMNS:
         figure.update_layout(meta={"customdata": "null rank"})
+    if log_steps:
+        tables = {name: rows[rows["step"] > 0] for name, rows in tables.items()}
     looks = _own_looks(list(tables)) if groups is None else _group_looks(list(tables), groups)
     short = short_names(tables)
     limit = max(MOST_POINTS // max(len(tables), 1), 50)
     few = len(tables) <= FEW_LINES
     places = {} if few else _places(tables, column)
     lines = []
-    for name, table in tables.items():
-        rows = table[table["step"] > 0] if log_steps else table
+    for name, rows in tables.items():
         colour, alpha, marker, group = looks[name]
         values = numbers(rows[column])
         kept = thin(values, limit, by_ratio=log_steps)
@@ -59,7 +60,7 @@ def add_matrix_lines(
                 "showlegend": groups is None,
                 "meta": [plotly_text(name)],
                 "customdata": numbers(rows["null_rank"])[kept].astype(np.float32) if column in RANK_COLUMNS else None,
-                "text": None if few else places[name].loc[rows.index].to_numpy()[kept].tolist(),
+                "text": None if few else places[name][kept].tolist(),
                 "hovertemplate": _hover(column, None if few else len(tables)),
             }
         )
@@ -91,13 +92,14 @@ def _hover(column: str, lines: int | None) -> str:
     return value + ("<br>null rank %{customdata}" if column in RANK_COLUMNS else "") + "<extra></extra>"
 
 
-def _places(tables: Mapping[str, pd.DataFrame], column: str) -> dict[str, pd.Series]:
+def _places(tables: Mapping[str, pd.DataFrame], column: str) -> dict[str, np.ndarray]:
     """Of each matrix, the place of its value among all at the step, the highest first; empty where there is none."""
-    together = pd.concat({name: rows[["step", column]] for name, rows in tables.items()})
-    together[column] = numbers(together[column])
-    places = together.groupby("step")[column].rank(ascending=False, method="min")
-    words = places.map(lambda place: "" if np.isnan(place) else f"{place:.0f}")
-    return {name: words.loc[name] for name in tables}
+    steps = np.concatenate([rows["step"].to_numpy() for rows in tables.values()])
+    values = pd.Series(numbers(pd.concat([rows[column] for rows in tables.values()])))
+    places = values.groupby(steps).rank(ascending=False, method="min")
+    words = places.map(lambda place: "" if np.isnan(place) else f"{place:.0f}").to_numpy()
+    ends = np.cumsum([len(rows) for rows in tables.values()])
+    return dict(zip(tables, np.split(words, ends[:-1]), strict=True))
 
 
 def hover_together(figure: go.Figure, of: str = "step %{x}") -> None:

@@ -11,8 +11,8 @@ from inrank_monitor.figures.names import plotly_text
 from inrank_monitor.figures.style import add_lines, empty_figure, logarithmic, more_ink, new_figure, step_axis
 from inrank_monitor.figures.tables import geometric, thin
 
-MOST_LINES = 64
-MOST_POINTS = 9_000  # a figure: two a pixel of its width for 64 lines, drawn in under a second
+MOST_LINES = 32
+MOST_POINTS = 9_000  # a figure: of 32 lines one for every other pixel of its width
 THINNED = "thinned: of each line the first, the last and the extreme points"
 
 
@@ -34,7 +34,7 @@ def spectrum_evolution(
         singular_values: `run.singular_values(name)`: index step, descending values in columns 1..q. Rows of
             NaN (a non-finite update) are gaps.
         name: the matrix, for the title.
-        count: at most so many lines. Default: 64.
+        count: at most so many lines. Default: 32.
         log: logarithmic σ axis; zeros are left out.
         log_steps: logarithmic step axis, which hides step 0.
 

@@ -181,7 +181,7 @@ CONTROLS = [
         "Lines a panel",
         number("Lines a panel", 3),
         lambda first: first.spectra(count=3),
-        number("Lines a panel", 64),
+        number("Lines a panel", 32),
     ),
     Control(SPECTRA, "Log σ", toggle("Log σ"), lambda first: first.spectra(log=True), toggle("Log σ")),
     Control(

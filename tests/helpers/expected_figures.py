@@ -118,7 +118,7 @@ class Drawn:
         chosen = matrices or telling_matrices(matrix_table(self.state))
         values = {name: self.run.singular_values(name) for name in chosen}
         return [
-            mark_noise_over_steps(spectrum_evolution(each, **{"count": 64, **look}), each, self._shape(name))
+            mark_noise_over_steps(spectrum_evolution(each, **{"count": 32, **look}), each, self._shape(name))
             for name, each in values.items()
         ]
 
