@@ -16,13 +16,12 @@ from inrank_monitor.figures import (
     spectrum_density,
     spectrum_evolution,
 )
-from inrank_monitor.report import overview_table
 from inrank_monitor.runs import RunState
 from views.choices import URL, choose_matrix, choose_step, control_row, log_steps_switch, switches
 from views.page import Page, caption, code, explain, plain, show_figure, show_table
 from views.rules import show_rules
 from views.spectra import null_spectrum, present_ranks, shape, spectrum_size
-from views.summary import places_of
+from views.summary import overview_table
 
 _LINK = "steps of a matrix"
 
@@ -66,7 +65,7 @@ def show(page: Page, choice: Choice) -> None:
 
 def _line(state: RunState, name: str) -> None:
     """The matrix in a line of numbers."""
-    row = overview_table(state, places_of(state)).loc[name]  # type: ignore[arg-type]
+    row = overview_table(state).loc[name]
     parts = [code(name), f"{int(row['rows'])}×{int(row['cols'])}", f"{code(row['kind'])} at depth {code(row['depth'])}"]
     parts.append(plain(row["verdict"]))
     if row["unusual"]:

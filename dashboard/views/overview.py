@@ -9,13 +9,13 @@ import pandas as pd
 import streamlit as st
 
 from inrank_monitor.figures import column_title, depth_map, loss_curve, mark_events
-from inrank_monitor.report import overview_table, standing_out, verdict
+from inrank_monitor.report import standing_out, verdict
 from inrank_monitor.runs import RunState
 from views.choices import URL, choose_matrices, choose_step, control_row, filter_box, show_filtered
 from views.matrix_table import show_matrices, trend_text
 from views.navigation import open_matrix
 from views.page import Page, caption, explain, plain, show_figure, show_table
-from views.summary import places_of
+from views.summary import overview_table
 
 OVER_NULL = "rank over null rank"
 _COLUMNS = (
@@ -57,7 +57,7 @@ def choose(page: Page) -> Choice:
 def show(page: Page, choice: Choice) -> None:
     """Map and loss side by side, then the table, coverage and events."""
     state = page.state
-    table = overview_table(state, places_of(state))  # type: ignore[arg-type]
+    table = overview_table(state)
     table = table.loc[[name for name in choice.matrices if name in table.index]]
     left, right = st.columns([9, 5])
     with left:

@@ -207,7 +207,11 @@ def show_figure(figure: go.Figure, key: str, alt: str, *, link: str = "", clicks
     with st.container(horizontal=True, vertical_alignment="center"):
         download("Figure as HTML", lambda: page_of(figure), f"{name}.html", "text/html", f"{key} html")
         paper = st.popover(
-            "For a paper", type="tertiary", icon=":material/article:", key=f"paper {charts.digest(key)}", on_change="rerun"
+            "For a paper",
+            type="tertiary",
+            icon=":material/article:",
+            key=f"paper {charts.digest(key)}",
+            on_change="rerun",
         )
         if paper.open:  # what stands in it costs as much as a chart
             with paper:

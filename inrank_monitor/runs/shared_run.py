@@ -32,7 +32,7 @@ _RULES_KEPT = 4
 _SPECTRA_KEPT = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one state is only like itself: what is made of it can be kept by it
 class RunState:
     """A run as it is at one moment, by one rule. The frames are shared: do not change them.
 
