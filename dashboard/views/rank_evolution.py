@@ -20,7 +20,7 @@ from inrank_monitor.runs import DIRECTION_METRICS, WEIGHT_METRICS, RunState
 from views.choices import URL, choose_matrices, control_row, log_steps_switch
 from views.page import Page, caption, explain, show_figure
 
-MOST_LINES = 120
+MOST_LINES = 60
 _COLUMNS = (
     "intrinsic_rank",
     "running_rank",

@@ -107,9 +107,11 @@ def names_meant(text: str, present: Sequence[str]) -> list[str]:
 
 def by_matrix(measurements: pd.DataFrame, names: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Each matrix's rows, sorted by step."""
-    wanted = measurements[measurements["matrix"].isin(names)] if len(names) < 100 else measurements
-    groups = {str(name): rows for name, rows in wanted.groupby("matrix", observed=True, sort=False)}
-    return {name: groups[name].sort_values("step") for name in names}
+    rows = measurements[measurements["matrix"].isin(names)]
+    if not rows["step"].is_monotonic_increasing:
+        rows = rows.sort_values("step", kind="stable")
+    groups = {str(name): group for name, group in rows.groupby("matrix", observed=True, sort=False)}
+    return {name: groups[name] for name in names}
 
 
 def thin(values: np.ndarray, limit: int, *, by_ratio: bool = False) -> np.ndarray:
