@@ -3,7 +3,8 @@
     python benchmarks/bench_dashboard.py [--rounds 5] [--only demo] [--snapshots 1000]
 
 Three runs, written here: one as the demo's (24 matrices of 256 values at 25 steps), one of 561 matrices (a Llama of
-80 blocks), one of 1000 snapshots. For each: a cold page, then every view by its link in the menu, five times in turn.
+80 blocks), one of 1000 snapshots. For each: a cold page (and before it Streamlit's own part), the page loaded again,
+then every view by its link in the menu, five times in turn.
 "Drawn" is when the heading is the view's, Streamlit has ended and nothing in a chart or table has changed for a while;
 the seconds are up to that last change. Then a run that is being written: from a snapshot's being on disk to its point's
 being drawn. Bytes are what the server sends for a view, unpacked. The server is warm: a page of another, tiny run has
@@ -29,21 +30,23 @@ from helpers.chromium import chromium  # noqa: E402
 from helpers.dashboard_browser import place, serving, streamlit  # noqa: E402
 from helpers.made_runs import append_steps, make_run  # noqa: E402
 
+from inrank_monitor.console import app_directory  # noqa: E402
 from inrank_monitor.runs.lock import Lock  # noqa: E402
 from inrank_monitor.runs.log import RunLog  # noqa: E402
 
 COLD, LIVE, BYTES = 2.0, 1.0, 2_000_000
+OVERVIEW = 2  # figures of the first view
 PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 # Notes the last change of the page's body while it is not what was asked for, or anything in it still changes.
-_DRAWN = """([heading, quiet]) => new Promise((resolve, reject) => {
+_DRAWN = """([heading, quiet, figures]) => new Promise((resolve, reject) => {
   const began = performance.now(); let seen = '', last = began;
   const look = () => {
     const now = performance.now();
     const app = document.querySelector('[data-testid=stApp]');
     const charts = [...document.querySelectorAll('[role=figure]')];
     const waits = charts.filter(one => !one._fullData || !one.querySelector('.main-svg')).length;
-    const ready = app?.getAttribute('data-test-script-state') === 'notRunning' && !waits
+    const ready = app?.getAttribute('data-test-script-state') === 'notRunning' && !waits && charts.length >= figures
       && (heading === null || document.querySelector('h2')?.innerText === heading)
       && !document.querySelector('[data-stale=true]');
     const tables = document.querySelectorAll('[data-testid=stDataFrame] canvas').length;
@@ -84,13 +87,13 @@ class Sent:
         self.size += len(payload)
 
 
-def drawn(page: Any, heading: str | None) -> float:
-    """Seconds from the click (or the start of the page) until nothing changed any more."""
-    return float(page.evaluate(_DRAWN, [heading, QUIET]))
+def drawn(page: Any, heading: str | None, figures: int = 0) -> float:
+    """Seconds from the click (or the start of the page) until these figures are there and nothing changes more."""
+    return float(page.evaluate(_DRAWN, [heading, QUIET, figures]))
 
 
 @contextmanager
-def opened(browser: Any, address: str) -> Iterator[tuple[Any, Sent, float]]:
+def opened(browser: Any, address: str, figures: int = 0) -> Iterator[tuple[Any, Sent, float]]:
     """A page in a browser that has nothing in its cache; the seconds until it is drawn."""
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
     context.add_init_script("window.clicked = 0")
@@ -98,7 +101,7 @@ def opened(browser: Any, address: str) -> Iterator[tuple[Any, Sent, float]]:
     sent = Sent(page)
     page.goto(address, wait_until="commit")
     page.wait_for_selector("h2", timeout=60_000)
-    yield page, sent, drawn(page, None)
+    yield page, sent, drawn(page, None, figures)
     context.close()
 
 
@@ -130,14 +133,36 @@ def line(what: str, seconds: list[float], limit: float, size: int | None = None)
     return good
 
 
-def one_run(browser: Any, address: str, run: str, limit: float, rounds: int) -> list[bool]:
-    """A cold page, then every view."""
-    cold = []
+def pages(browser: Any, address: str, run: str, rounds: int) -> list[bool]:
+    """A page in a browser that has nothing in its cache, and the same page loaded again."""
+    cold, again = [], []
     for _ in range(rounds):
-        with opened(browser, f"{address}/?run={run}") as (page, sent, seconds):
+        with opened(browser, address, OVERVIEW) as (page, sent, seconds):
             cold.append(seconds)
             size = sent.size
-    good = [line(f"{run}: cold page", cold, COLD, size)]
+            page.reload(wait_until="commit")
+            page.wait_for_selector("h2", timeout=60_000)
+            again.append(drawn(page, None, OVERVIEW))
+    return [line(f"{run}: cold page", cold, COLD, size), line(f"{run}: loaded again", again, COLD)]
+
+
+def bare(browser: Any, rounds: int) -> None:
+    """What of a cold page is Streamlit's own: one that has a heading and nothing else. No limit."""
+    with tempfile.TemporaryDirectory() as directory:
+        script = Path(directory, "bare.py")
+        script.write_text("import streamlit\nstreamlit.header('bare')\n")
+        command = [script.as_posix() if part == str(app_directory()) else part for part in streamlit()]
+        with serving(*command) as address:
+            seconds = []
+            for _ in range(rounds):
+                with opened(browser, address) as (_, _, one):
+                    seconds.append(one)
+    line("a Streamlit page of one heading", seconds, float("inf"))
+
+
+def one_run(browser: Any, address: str, run: str, limit: float, rounds: int) -> list[bool]:
+    """A cold page, then every view."""
+    good = pages(browser, f"{address}/?run={run}", run, rounds)
     with opened(browser, f"{address}/?run={run}") as (page, sent, _):
         timed = every_view(page, sent, rounds)
     return good + [line(f"{run}: {view}", one.seconds, limit, one.size) for view, one in timed.items()]
@@ -196,6 +221,7 @@ def main() -> int:
         with serving(*streamlit(), folder=directory) as address:
             with opened(browser, f"{address}/?run=tiny"):
                 pass
+            bare(browser, options.rounds)
             for run, limit in limits.items():
                 if run in options.only:
                     good += one_run(browser, address, run, limit, options.rounds)
