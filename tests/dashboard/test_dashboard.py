@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from helpers.app_pages import VIEWS, numbers, sent, show, specs, texts, turn_to
+from helpers.app_pages import VIEWS, numbers, open_papers, sent, show, specs, texts, turn_to
 from helpers.loss_ranks import write_loss_ranks
 from helpers.made_runs import append_steps, make_run, names_of
 from helpers.training import record
@@ -411,7 +411,7 @@ def unpacked(spec: dict[str, Any]) -> go.Figure:
 def test_beside_each_figure_are_a_papers_formats_which_hold_what_it_draws(folder: Path, view: str) -> None:
     make_run(folder / "first", matrices=10, steps=range(0, 48, 4), not_finite=lambda step: [1] if step == 20 else [])
     make_run(folder / "second", matrices=10, steps=range(0, 48, 4), seed=2)
-    app = show(view, run=["first", "second"])
+    app = open_papers(show(view, run=["first", "second"]))
     labels = [button.proto.label for button in app.get("download_button")]
     figures = [unpacked(spec) for spec in specs(app)]
     for label in ("Figure as HTML", "Figure as PDF", "Figure as SVG", "Figure as PNG", "Numbers as CSV"):
@@ -427,7 +427,7 @@ def test_beside_each_figure_are_a_papers_formats_which_hold_what_it_draws(folder
 def test_a_page_without_matplotlib_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(folder / "first")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    app = show("Rank evolution")
+    app = open_papers(show("Rank evolution"))
     labels = [button.proto.label for button in app.get("download_button")]
     assert labels == ["Figure as HTML", "Numbers as CSV"]
     assert "pip install" in texts(app)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helpers.dashboard_browser import place, serving, settle, streamlit, until, url, visit
+from helpers.dashboard_browser import drawn, place, serving, settle, streamlit, until, url, visit
 from helpers.dashboard_widgets import select, write
 from helpers.made_runs import make_run, names_of
 
@@ -96,10 +96,12 @@ def test_a_figure_is_zoomed_by_a_key_on_its_button(browser: Any, address: str) -
 
 def test_keys_walk_through_the_table_and_enter_opens_what_is_chosen(browser: Any, address: str) -> None:
     page = visit(browser, f"{address}/?run=first")
-    page.locator("[data-testid=stDataFrame] canvas").first.focus()
+    until(lambda: drawn(page))
+    settle(page)
+    table = page.locator("[data-testid=stDataFrame] canvas").first
     for name in names_of(10)[1:3]:
         settle(page)
-        page.keyboard.press("ArrowDown")
+        table.press("ArrowDown")
         page.get_by_role("button", name=f"Open {name}").wait_for(timeout=60_000)
         assert page.inner_text("h2") == "Overview"
     page.get_by_role("button", name=f"Open {name}").press("Enter")

@@ -35,6 +35,15 @@ def show(view: str, **address: Any) -> AppTest:
     return app
 
 
+def open_papers(app: AppTest) -> AppTest:
+    """The same page with what is "For a paper" below each figure opened."""
+    for popover in app.get("popover"):
+        _, found, key = popover.proto.popover.id.partition("-paper ")  # ends with the key that the page gave it
+        if found:
+            app.session_state[f"paper {key}"] = True
+    return app.run()
+
+
 def turn_to(app: AppTest, view: str) -> AppTest:
     """The same page at another view."""
     app.query_params["view"] = view
