@@ -12,7 +12,7 @@ WORKERS := -n auto --maxprocesses 4 --dist loadfile # a file's tests stay togeth
 # Some machines tell Python to write no bytecode; then every process that imports torch compiles it again, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo dashboard docs test test-slow test-kernels test-all lint types check bench dist clean
+.PHONY: help install demo dashboard docs test test-slow test-kernels test-cuda gpu test-all lint types check bench dist clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
@@ -60,6 +60,12 @@ test-slow: $(STAMP) ## the slow tests; those that measure time run alone at the 
 test-kernels: $(STAMP) ## the numeric tests as other processors would round: eight arithmetics (five minutes)
 	$(BIN)/python tests/kernels.py $(ARGS)
 
+test-cuda: $(STAMP) ## what needs a GPU, on one (eight minutes)
+	CUBLAS_WORKSPACE_CONFIG=:4096:8 $(BIN)/python -m pytest -m cuda $(ARGS)
+
+gpu: test-cuda ## that, and a table of what the GPU was found to do, in build/gpu.md
+	CUBLAS_WORKSPACE_CONFIG=:4096:8 $(BIN)/python benchmarks/bench_cuda.py --table build/gpu.md $(ARGS)
+
 test-all: test test-slow test-kernels ## every test
 
 lint: $(STAMP) ## ruff: format and lint
@@ -73,7 +79,7 @@ check: lint types ## lint, types, and which module may import which
 	$(BIN)/lint-imports --no-logo
 
 bench: $(STAMP) ## the figures that the README quotes
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/bench_cuda.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 dist: $(STAMP) ## the sdist and the wheel, checked, the wheel in an empty environment (two minutes)
 	rm -rf dist

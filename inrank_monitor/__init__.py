@@ -18,6 +18,7 @@ Other people's loops: TrackerCallback (transformers' Trainer), LightningCallback
 Checkpoints on disk: scan
 Ranks that a loss confirms: ranks_by_loss, loss_at_ranks
 Reading: open_run, list_runs, Run
+Figures as a paper prints them: paper_figure
 Modules: rank_metrics, null_model, spectrum, leading, figures, report, advice
 """
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from inrank_monitor.integrations.transformers import TrackerCallback
     from inrank_monitor.loss_ranks import LossRanks, loss_at_ranks, ranks_by_loss
     from inrank_monitor.matrices import LowRankUpdate, find_matrices
+    from inrank_monitor.paper import paper_figure
     from inrank_monitor.ranks import metrics as rank_metrics
     from inrank_monitor.ranks import null_model
     from inrank_monitor.runs import Run, list_runs, open_run
@@ -53,6 +55,7 @@ __all__ = [
     "loss_at_ranks",
     "null_model",
     "open_run",
+    "paper_figure",
     "rank_metrics",
     "ranks_by_loss",
     "scan",
@@ -66,6 +69,7 @@ _PLACES = {
     "LightningCallback": "integrations.lightning",
     "TrackerCallback": "integrations.transformers",
     "scan": "checkpoints.scanning",
+    "paper_figure": "paper",
     **dict.fromkeys(("Run", "list_runs", "open_run"), "runs"),
 }
 _MODULES = {  # under their own names, whatever room they are in

@@ -11,6 +11,7 @@ from inrank_monitor import __version__
 from inrank_monitor.checkpoints import options as scan_options
 from inrank_monitor.console import Parser, add_command, add_output, error_text, examples_text, typed, use_any_terminal
 from inrank_monitor.demo import options as demo_options
+from inrank_monitor.paper import options as figure_options
 from inrank_monitor.plan import options as plan_options
 from inrank_monitor.runs import local_path
 
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _extra(module: str | None) -> str:
     extras = {"streamlit": "dashboard", "transformers": "gpt2", "tokenizers": "gpt2", "lightning": "lightning"}
+    extras |= {"matplotlib": "figures"}
     extra = extras.get((module or "").split(".")[0])
     return typed("pip", "install", f"inrank-monitor[{extra}]" if extra else module)
 
@@ -101,6 +103,14 @@ def _add_readers(command: Callable[..., Parser]) -> None:
     add_output(report, "FILE", "write it: FILE.html is a self-contained page that opens offline, FILE.txt the table")
     report.add_argument("--html", metavar="FILE", help=argparse.SUPPRESS)
     report.add_argument("--all", action="store_true", help="every matrix, however many there are")
+    figure_options.add_arguments(
+        command(
+            "figure",
+            figure_options.run,
+            "a figure as a paper prints it, of one run or several: PDF, SVG or PNG at column width, its data as CSV",
+            *figure_options.EXAMPLES,
+        )
+    )
     advice = command(
         "advise",
         _advise,
@@ -130,8 +140,16 @@ def _add_readers(command: Callable[..., Parser]) -> None:
     export.add_argument("path", metavar="RUN", help="run directory")
     export.add_argument("--format", choices=("csv", "parquet"), default="csv", help="default: csv")
     add_output(export, "DIR", "where to write (default: RUN/export)", "--out")
-    listing = command("list", _list, "the runs in a directory, newest first", "list runs")
+    listing = command(
+        "list",
+        _list,
+        "the runs in a directory and in folders of it, newest first",
+        "list runs",
+        "list runs --tag baseline --search warm-up",
+    )
     listing.add_argument("path", metavar="DIR", nargs="?", default="runs", help="default: runs")
+    listing.add_argument("--tag", metavar="TAG", action="append", default=[], help="with this tag; may be repeated")
+    listing.add_argument("--search", metavar="WORDS", default="", help="with these words in name, tags or notes")
     dashboard = command("dashboard", _dashboard, "open a directory of runs in the browser", "dashboard runs")
     dashboard.add_argument("path", metavar="DIR", nargs="?", default="runs", help="directory of runs (default: runs)")
     dashboard.add_argument("--port", type=int, default=8501, help="on localhost (default: 8501)")
@@ -156,10 +174,11 @@ def _report(options: argparse.Namespace) -> int:
         write_html(run, file)
     else:
         rows: dict[str, Any] = {"limit": None} if options.all else {}
+        text = report_table(run, width=200 if file else None, **rows)  # no terminal cuts the names in a file
         if file:
-            write_text(file, report_table(run, width=200, **rows))  # no terminal cuts the names in a file
+            write_text(file, text)
         else:
-            print(report_table(run, **rows))
+            print(text)
     if file:
         print(f"wrote {given}")
     return 0
@@ -213,8 +232,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from inrank_monitor.report import runs_table
-    from inrank_monitor.runs import is_run, list_runs, open_run
+    from inrank_monitor.report import printable, runs_table
+    from inrank_monitor.runs import is_found, is_run, open_run, read_runs
 
     if not local_path(options.path, "DIR").is_dir():
         raise NotADirectoryError(f"{options.path} is not a directory")
@@ -222,8 +241,18 @@ def _list(options: argparse.Namespace) -> int:
         print(f"{options.path} is a run itself; `{typed('inrank-monitor', 'report', options.path)}` shows it:\n")
         print(runs_table([open_run(options.path).summary()]))
         return 0
-    runs = list_runs(options.path)
-    print(runs_table(runs) if runs else f"no runs in {options.path}; `{typed('inrank-monitor', 'demo')}` makes one")
+    runs, problems = read_runs(options.path)
+    shown = [run for run in runs if set(options.tag) <= set(run.notes.tags)]
+    shown = [run for run in shown if is_found(options.search, run.name, run.notes)]
+    if shown:
+        print(runs_table(shown))
+    elif runs:
+        print(f"none of the {len(runs)} runs in {options.path} fits")
+    else:
+        print(f"no runs in {options.path}; `{typed('inrank-monitor', 'demo')}` makes one")
+    problems |= {run.name: run.notes.problem for run in shown if run.notes.problem}
+    for name, problem in problems.items():
+        print(printable(f"{name}: {problem}"), file=sys.stderr)
     return 0
 
 

@@ -16,7 +16,6 @@ if "TEST_THREADS" in os.environ:  # of tests/kernels.py, which runs the numeric 
 # What the tests start in processes of their own imports the same helpers.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.path.dirname(__file__), os.environ.get("PYTHONPATH"))))
 
-import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -110,18 +109,13 @@ def own_forkserver() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, driven by playwright; a test that wants it is skipped where one of the two is missing."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
-    names = ("chromium", "chromium-browser", "google-chrome")
-    executable = next((path for name in names if (path := shutil.which(name))), None)
-    if executable is None:
-        pytest.skip("no Chromium on PATH: apt-get install chromium")
-    flags = [
-        *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    ]
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=executable, args=flags)
-        yield chromium
-        chromium.close()
+    from helpers.chromium import chromium
+
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    opened = chromium()
+    try:
+        yielded = opened.__enter__()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    yield yielded
+    opened.__exit__(None, None, None)

@@ -15,8 +15,8 @@ from inrank_monitor.advice import (
     rank_pattern,
     savings,
 )
-from views.choices import URL
-from views.page import Page, download, explain
+from views.choices import URL, control_row
+from views.page import Page, download, explain, file_name
 
 _RANK = st.column_config.NumberColumn
 _COLUMNS = {
@@ -64,12 +64,10 @@ def choose(page: Page) -> Choice:
         "W0 stays, so the model gets no smaller. Where the spectrum is like noise's there is no advice.",
     )
     has_loss = not page.run.read(lambda run: run.loss_ranks).empty
-    left, right = st.columns(2)
-    with left:
+    with control_row():
         names = [source for source in _SOURCES if source != "loss" or has_loss]
         labels = [_SOURCES[source] for source in names]
         chosen = st.selectbox("Rank from", labels, key="rank_from", **URL)
-    with right:
         cap = st.number_input("Highest LoRA rank (0: no limit)", 0, 100_000, 0, key="max_rank", **URL)
     return Choice(names[labels.index(chosen)], int(cap) or None)
 
@@ -79,7 +77,8 @@ def show(page: Page, choice: Choice) -> None:
     state = page.state
     table = page.run.read(lambda run: advice_table(run, state.measurements, choice.rank_from))
     total = savings(table)
-    first, second, third = st.columns(3)
+    with st.container(key="savings"):
+        first, second, third = st.columns(3)
     first.metric("Matrices where factors save", f"{total['matrices']} of {len(table)}")
     second.metric(
         "Parameters that need not be trained",
@@ -101,7 +100,13 @@ def show(page: Page, choice: Choice) -> None:
         alt=f"Table of {len(shown)} matrices with the rank that is enough and what training at it saves",
     )
     with st.container(horizontal=True):
-        download("Advice as CSV", lambda: advice_csv(table), f"advice-{state.name}.csv", "text/csv", "advice csv")
+        download(
+            "Advice as CSV",
+            lambda: advice_csv(table),
+            f"{file_name(f'advice-{state.name}')}.csv",
+            "text/csv",
+            "advice csv",
+        )
         if rank_pattern(table, choice.max_rank):
             download(
                 "LoraConfig for PEFT (JSON)",

@@ -26,8 +26,7 @@ _LIBRARY = declare_component("plotly", path=Path(plotly.__file__).parent / "pack
 _CHART = st.components.v2.component(
     "inrank_chart",
     js=Path(__file__).with_name("chart.js").read_text(encoding="utf-8"),
-    css=""".js-plotly-plot:fullscreen { background: var(--st-background-color); }
-.inrank-cursor { position: absolute; width: 0; border-left: 1px dashed var(--st-text-color); pointer-events: none; }""",
+    css=Path(__file__).with_name("chart.css").read_text(encoding="utf-8"),
     isolate_styles=False,  # Plotly's own style rules go into the page's head
 )
 _HEIGHT = 450  # Plotly's own default
@@ -51,7 +50,9 @@ def draw(
     """
     config = {
         "displaylogo": False,
-        "modeBarButtonsToRemove": ["lasso2d", "select2d"],
+        "displayModeBar": True,  # in a strip of its own, for who has no pointer as well
+        "showSendToCloud": False,
+        "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
         "toImageButtonOptions": {"format": "png", "filename": file_name, "scale": 2},
     }
     data = {
@@ -64,7 +65,7 @@ def draw(
         "clicks": clicks,
     }
     # Streamlit refuses some names of runs as keys
-    answer = _CHART(key=f"chart {_digest(key)}", data=data, on_clicked_change=lambda: None)
+    answer = _CHART(key=f"chart {digest(key)}", data=data, on_clicked_change=lambda: None)
     clicked: list[Any] | None = answer.get("clicked")
     return clicked
 
@@ -81,14 +82,15 @@ def _steady(figure: dict[str, Any]) -> dict[str, Any]:
     for name in [name for name in layout if name.startswith(("xaxis", "yaxis"))]:
         axis = layout[name]
         shown = (axis.get("title", {}).get("text"), axis.get("type"), rows if name.startswith("y") else "")
-        axis["uirevision"] = _digest(str(shown))
+        axis["uirevision"] = digest(str(shown))
     seen: Counter[str] = Counter()
     for trace in traces:
         name = f"{trace['type']} {trace.get('legendgroup')} {trace.get('name')} {list(trace.get('meta', ()))[:1]}"
         seen[name] += 1
-        trace["uid"] = _digest(f"{name} {seen[name]}")
+        trace["uid"] = digest(f"{name} {seen[name]}")
     return figure
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """A short name for a text, of letters and digits."""
     return blake2s(text.encode(), digest_size=8).hexdigest()

@@ -89,6 +89,16 @@ def _set_rule(rule: RankRule) -> None:
     st.session_state.update(alpha=rule.threshold, b=rule.buffer_rank or 0, definition=rule.definition)
 
 
+def control_row() -> Any:
+    """A row for the controls of a view."""
+    return st.container(horizontal=True, vertical_alignment="bottom", gap="small")
+
+
+def switches() -> Any:
+    """A place in that row for switches, one below the other."""
+    return st.container(width="content", gap="xxsmall")
+
+
 def filter_box() -> str:
     """A field for a filter of names."""
     if (wanted := st.session_state.pop("wanted_filter", None)) is not None:  # a cell of several that was clicked
@@ -116,20 +126,12 @@ def show_filtered(text: str, names: list[str]) -> list[str]:
     return found
 
 
-def choose_matrices(state: RunState, places: Sequence[Any] = ()) -> list[str]:
-    """Filters by block and by role; the names that are left, in model order.
-
-    Args:
-        state: of the run.
-        places: two containers for the widgets; else they get a row of their own.
-    """
+def choose_matrices(state: RunState) -> list[str]:
+    """Filters by block and by role; the names that are left, in model order."""
     groups = matrix_groups(state.matrices)
     blocks, roles = list(groups["block"].unique()), list(groups["role"].unique())
-    left, right = places or st.columns(2)
-    with left:
-        chosen_blocks = st.multiselect("Blocks", blocks, key="block", placeholder="All blocks", **URL)
-    with right:
-        chosen_roles = st.multiselect("Kinds of matrix", roles, key="role", placeholder="All kinds", **URL)
+    chosen_blocks = st.multiselect("Blocks", blocks, key="block", placeholder="All blocks", **URL)
+    chosen_roles = st.multiselect("Kinds of matrix", roles, key="role", placeholder="All kinds", **URL)
     return select_matrices(groups, chosen_blocks, chosen_roles)
 
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from inrank_monitor.figures import mark_noise_in_density, spectrum_density, spread
 from inrank_monitor.runs import RunState
-from views.choices import URL, choose_matrix, choose_step, choose_two_steps
+from views.choices import URL, choose_matrix, choose_step, choose_two_steps, control_row, switches
 from views.page import Page, caption, code, show_figure
 from views.spectra import null_spectrum, present_ranks, shape, spectrum_size
 
@@ -31,20 +31,17 @@ class Choice(NamedTuple):
 def choose(page: Page) -> Choice:
     """Matrix, steps and look."""
     caption("spectrum_density")
-    left, right = st.columns(2)
-    with left:
+    with control_row():
         matrix = choose_matrix(page.state)
-        when = st.radio("At", _WHEN, horizontal=True, key="when", **URL)
-    with right:
-        kind = st.radio(
-            "Weigh singular values", list(_KINDS), format_func=_KINDS.__getitem__, horizontal=True, key="weigh", **URL
-        )
-        with st.container(horizontal=True):
+        when = st.selectbox("At", _WHEN, key="when", **URL)
+        steps = _choose_steps(page.state, when)
+        kind = st.selectbox("Weigh values", list(_KINDS), format_func=_KINDS.__getitem__, key="weigh", **URL)
+        with switches():
             log = st.toggle("Log σ", value=True, key="log_sigma", **URL)
             # Beside noise, which is all in one place, the rows of a ridge would be flat.
             ridge = when == "all steps"
             null = st.toggle("Beside noise", value=not ridge, key="noise_ridge" if ridge else "noise", **URL)
-    return Choice(matrix, when, _choose_steps(page.state, when), kind, log, null)
+    return Choice(matrix, when, steps, kind, log, null)
 
 
 def _choose_steps(state: RunState, when: str) -> tuple[int | None, ...]:

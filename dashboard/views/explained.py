@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from inrank_monitor.figures import explained_ratio_curve, explained_ratio_evolution, representative
+from inrank_monitor.figures import explained_ratio_curve, explained_ratio_evolution, mark_events, representative
 from inrank_monitor.matrices.roles import matrix_groups
-from views.choices import URL, choose_matrices, choose_matrix, choose_step, log_steps_switch
+from views.choices import URL, choose_matrices, choose_matrix, choose_step, control_row, log_steps_switch, switches
 from views.page import Page, caption, code, show_figure
 from views.spectra import null_spectrum, spectrum_size
 
@@ -29,19 +29,17 @@ class Choice(NamedTuple):
 def choose(page: Page) -> Choice:
     """Matrix, step and look."""
     state = page.state
-    for column, key in zip(st.columns(2), ("explained_ratio_curve", "explained_ratio_evolution"), strict=True):
-        with column:
-            caption(key)
-    left, right = st.columns(2)
-    with left:
+    for key in ("explained_ratio_curve", "explained_ratio_evolution"):
+        caption(key)
+    with control_row():
         matrix = choose_matrix(state)
-        with st.container(horizontal=True):
+        step = choose_step(state)
+        matrices = choose_matrices(state)
+        with switches():
             null = st.toggle("Beside noise", value=True, key="noise", **URL)
             log_rank = st.toggle("Log rank", value=True, key="log_rank", **URL)
-            log_steps = log_steps_switch()
-    with right:
-        step = choose_step(state)
-    return Choice(matrix, step, null, log_rank, choose_matrices(state), log_steps)
+        log_steps = log_steps_switch()
+    return Choice(matrix, step, null, log_rank, matrices, log_steps)
 
 
 def show(page: Page, choice: Choice) -> None:
@@ -76,6 +74,7 @@ def show(page: Page, choice: Choice) -> None:
             groups=matrix_groups(state.matrices)["role"].to_dict(),
             log_steps=choice.log_steps,
         )
+        mark_events(lines, state.divergence_mark)
         show_figure(
             lines, f"explained ratio over steps {state.name}", f"Explained ratio over steps for {len(names)} matrices"
         )

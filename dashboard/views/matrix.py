@@ -16,12 +16,12 @@ from inrank_monitor.figures import (
     spectrum_density,
     spectrum_evolution,
 )
-from inrank_monitor.report import overview_table
 from inrank_monitor.runs import RunState
-from views.choices import URL, choose_matrix, choose_step, log_steps_switch
+from views.choices import URL, choose_matrix, choose_step, control_row, log_steps_switch, switches
 from views.page import Page, caption, code, explain, plain, show_figure, show_table
+from views.rules import show_rules
 from views.spectra import null_spectrum, present_ranks, shape, spectrum_size
-from views.summary import places_of
+from views.summary import overview_table
 
 _LINK = "steps of a matrix"
 
@@ -37,16 +37,15 @@ class Choice(NamedTuple):
 
 def choose(page: Page) -> Choice:
     """The matrix and the step."""
-    for key in ("spectrum_density", "spectrum_evolution", "explained_ratio_curve"):
+    shown = ("spectrum_density", "spectrum_evolution", "explained_ratio_curve", "spectrum_with_ranks")
+    for key in (*shown, *(["loss_against_rank"] if len(page.state.loss_curve) else [])):
         caption(key)
-    left, middle, right = st.columns([4, 3, 3], vertical_alignment="bottom")
-    with left:
+    with control_row():
         matrix = choose_matrix(page.state)
-    with middle:
         step = choose_step(page.state)
-    with right, st.container(horizontal=True):
-        log = st.toggle("Log σ", value=True, key="log_sigma", **URL)
-        log_steps = log_steps_switch()
+        with switches():
+            log = st.toggle("Log σ", value=True, key="log_sigma", **URL)
+            log_steps = log_steps_switch()
     return Choice(matrix, step, log, log_steps)
 
 
@@ -60,12 +59,13 @@ def show(page: Page, choice: Choice) -> None:
     with right:
         _ratio(page, choice)
         _ranks(page, choice)
+    show_rules(page, choice.matrix, choice.step)
     _events(page.state, choice.matrix)
 
 
 def _line(state: RunState, name: str) -> None:
     """The matrix in a line of numbers."""
-    row = overview_table(state, places_of(state)).loc[name]  # type: ignore[arg-type]
+    row = overview_table(state).loc[name]
     parts = [code(name), f"{int(row['rows'])}×{int(row['cols'])}", f"{code(row['kind'])} at depth {code(row['depth'])}"]
     parts.append(plain(row["verdict"]))
     if row["unusual"]:
@@ -126,13 +126,15 @@ def _ranks(page: Page, choice: Choice) -> None:
     figure = rank_evolution(
         state.measurements, "intrinsic_rank", [name], events=state.events, log_steps=choice.log_steps
     )
+    mark_events(figure, state.divergence_mark)
     show_figure(figure, f"matrix ranks {state.name} {name}", f"Rank of {name} over steps", link=_LINK)
 
 
 def _own_events(state: RunState, name: str) -> pd.DataFrame:
     """What happened to a matrix, and to the whole run."""
-    owner = state.events["matrix"]
-    return state.events[(owner == name) | owner.isna() | (owner == "")]
+    events = state.marked_events
+    owner = events["matrix"]
+    return events[(owner == name) | owner.isna() | (owner == "")]
 
 
 def _events(state: RunState, name: str) -> None:

@@ -6,8 +6,9 @@ import pandas as pd
 import streamlit as st
 
 from inrank_monitor.runs import RunState
+from views.browser import chosen_by_key
 from views.navigation import open_matrix
-from views.page import download, explain, file_name
+from views.page import download, explain, file_name, plain
 
 _NUMBER = st.column_config.NumberColumn
 _COLUMNS = {
@@ -62,6 +63,7 @@ def show_matrices(state: RunState, table: pd.DataFrame) -> None:
             "Structured: some directions stand out from noise. Like noise: none does. Flatter than noise: the strong "
             "directions are more alike than chance makes them. An empty cell cannot be told.",
         )
+        act = st.container(width="content")
     turn = st.session_state.get("matrices_opened", 0)
     answer = st.dataframe(
         shown,
@@ -81,8 +83,10 @@ def show_matrices(state: RunState, table: pd.DataFrame) -> None:
         "matrices csv",
     )
     if cells := answer.selection.cells:
-        st.session_state["matrices_opened"] = turn + 1  # a table of another key, of which nothing is chosen
-        open_matrix(str(shown["matrix"].iloc[int(cells[0][0])]))
+        chosen = str(shown["matrix"].iloc[int(cells[0][0])])
+        if not chosen_by_key() or act.button(f"Open {plain(chosen)}", key="open_matrix"):
+            st.session_state["matrices_opened"] = turn + 1  # a table of another key, of which nothing is chosen
+            open_matrix(chosen)
 
 
 def shown_table(table: pd.DataFrame) -> pd.DataFrame:

@@ -26,7 +26,7 @@ _FIRST = "Overview"
 
 def choose_view() -> str:
     """The menu of views; the one that the address names."""
-    shown = st.navigation({"InRank Monitor": list(_pages().values())})
+    shown = st.navigation(list(_pages().values()))
     asked = st.query_params.get("view")  # an address from before views had paths
     if asked in VIEWS:
         open_view(asked)

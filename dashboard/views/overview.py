@@ -9,13 +9,13 @@ import pandas as pd
 import streamlit as st
 
 from inrank_monitor.figures import column_title, depth_map, loss_curve, mark_events
-from inrank_monitor.report import overview_table, verdict
+from inrank_monitor.report import standing_out, verdict
 from inrank_monitor.runs import RunState
-from views.choices import URL, choose_matrices, choose_step, filter_box, show_filtered
+from views.choices import URL, choose_matrices, choose_step, control_row, filter_box, show_filtered
 from views.matrix_table import show_matrices, trend_text
 from views.navigation import open_matrix
 from views.page import Page, caption, explain, plain, show_figure, show_table
-from views.summary import places_of
+from views.summary import overview_table
 
 OVER_NULL = "rank over null rank"
 _COLUMNS = (
@@ -45,22 +45,19 @@ def choose(page: Page) -> Choice:
     """The quantity, the step and the filters, in one row."""
     caption("depth_map")
     state = page.state
-    columns = st.columns([3, 3, 3, 3, 3], vertical_alignment="bottom")
-    with columns[0]:
+    with control_row():
         offered = [*_OF_STEP, *(name for name in _OF_RUN if name != "rank by loss (newest)" or len(state.loss_ranks))]
         quantity = st.selectbox("Colour", offered, key="colour", **URL)
-    with columns[1]:
         step = choose_step(state)
-    with columns[2]:
         text = filter_box()
-    matrices = choose_matrices(state, columns[3:])
+        matrices = choose_matrices(state)
     return Choice(quantity, step, show_filtered(text, matrices))
 
 
 def show(page: Page, choice: Choice) -> None:
     """Map and loss side by side, then the table, coverage and events."""
     state = page.state
-    table = overview_table(state, places_of(state))  # type: ignore[arg-type]
+    table = overview_table(state)
     table = table.loc[[name for name in choice.matrices if name in table.index]]
     left, right = st.columns([9, 5])
     with left:
@@ -68,7 +65,7 @@ def show(page: Page, choice: Choice) -> None:
             open_matrix(opened)
     with right:
         show_figure(
-            mark_events(loss_curve(state.scalars), state.events),
+            mark_events(loss_curve(state.scalars), state.marked_events),
             f"loss {state.name}",
             "Logged values over steps, with events",
         )
@@ -89,7 +86,7 @@ def _map(state: RunState, choice: Choice, table: pd.DataFrame) -> str | None:
         places,
         title,
         relative=choice.quantity == OVER_NULL,
-        marked=[str(name) for name in table.index[table["unusual"] != ""]],
+        marked=standing_out(table),
     )
     when = "the newest step" if choice.step is None else f"step {choice.step}"
     clicked = show_figure(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from inrank_monitor.figures import CAPTIONS
+from inrank_monitor.figures import (
+    CAPTIONS,
+    check_matplotlib,
+    figure_csv,
+    inches_of,
+    natural_width,
+    paper_figure_bytes,
+)
 from inrank_monitor.ranks import RankRule, buffer_rank_text, too_large_text
 from inrank_monitor.report import missing_line
 from inrank_monitor.runs import RunFolder, RunState, RunSummary, SharedRun, open_run
@@ -50,10 +58,15 @@ class Page:
         page.update()
         return page
 
-    def update(self) -> None:
-        """Take up what live runs have added."""
+    def update(self, max_age: float | None = None) -> None:
+        """Take up what live runs have added, as `SharedRun.update`."""
         for run in self.runs.values():
-            run.update()
+            run.update(max_age)
+
+    def versions(self) -> list[tuple[str, int, str]]:
+        """By what it is told whether there is something new to draw: of each run how much was read, and its status."""
+        states = [run.tables(self.rule) for run in self.runs.values()]
+        return [(state.name, state.version, state.status) for state in states]
 
     @property
     def run(self) -> SharedRun:
@@ -72,12 +85,12 @@ def opened(folder: RunFolder, name: str) -> SharedRun:
     Raises:
         OSError, ValueError: it is refused, missing or unreadable.
     """
-    return _opened(folder.path_of(name))
+    return _opened(folder.path_of(name), name)
 
 
 @st.cache_resource(max_entries=_OPEN_RUNS, show_spinner="Reading the run …")
-def _opened(path: Path) -> SharedRun:
-    return SharedRun(path)
+def _opened(path: Path, name: str) -> SharedRun:
+    return SharedRun(path, name)
 
 
 def summarised(folder: RunFolder, name: str) -> RunSummary:
@@ -86,7 +99,7 @@ def summarised(folder: RunFolder, name: str) -> RunSummary:
     Raises:
         OSError, ValueError: as `opened`.
     """
-    summary = _summarised(folder.path_of(name), folder.stamp(name))
+    summary = _summarised(folder.path, name, folder.stamp(name))
     if summary.status != "live":
         return summary
     run = opened(folder, name)
@@ -95,8 +108,8 @@ def summarised(folder: RunFolder, name: str) -> RunSummary:
 
 
 @st.cache_resource(max_entries=2000, show_spinner="Reading the runs …")
-def _summarised(path: Path, stamp: tuple[tuple[str, int, int], ...]) -> RunSummary:
-    return open_run(path).summary()
+def _summarised(folder: Path, name: str, stamp: tuple[tuple[str, int, int], ...]) -> RunSummary:
+    return open_run(RunFolder(folder).path_of(name)).summary()
 
 
 def live_runs(page: Page, everything: bool = False) -> list[str]:
@@ -127,13 +140,16 @@ def show_state(page: Page, every: bool) -> None:
     """Which run (or every chosen run), how far it is, by which rule; and what could not be read."""
     for name, problem in page.problems.items():
         st.error(plain(f"{name} cannot be opened: {problem}"), icon=":material/error:")
-    for run in list(page.runs.values()) if every else [page.run]:
-        _show_state(run.tables(page.rule))
+    with st.container(key="state", gap="xxsmall"):
+        for run in list(page.runs.values()) if every else [page.run]:
+            _show_state(run.tables(page.rule))
 
 
 def _show_state(state: RunState) -> None:
     words = {"live": ":green[● live]", "finished": "finished", "interrupted": ":orange[interrupted]"}
     parts = [f"{code(state.name)} {words[state.status]} at step {state.last_step}", f"{len(state.steps)} snapshots"]
+    if state.diverged:
+        parts.insert(1, f":red[**⚠ {plain(state.diverged.text)}**]")
     used = buffer_rank_text(state.matrices["buffer_rank"])
     parts.append(f"ranks at α = {state.rule.threshold:g}, {used}, {state.rule.definition}")
     if state.rule != state.logged_rule:
@@ -151,6 +167,11 @@ def _show_state(state: RunState) -> None:
         st.info(plain(state.too_few_points), icon=":material/scatter_plot:")
     for problem in state.problems:
         st.warning(plain(problem), icon=":material/healing:")
+
+
+def marked_name(state: RunState) -> str:
+    """A run's name in a legend, marked if it diverged."""
+    return f"{state.name} ({state.diverged.text.partition(':')[0]})" if state.diverged else state.name
 
 
 def caption(key: str) -> None:
@@ -176,21 +197,48 @@ def folded_into(place: Any) -> Iterator[None]:
 
 
 def show_figure(figure: go.Figure, key: str, alt: str, *, link: str = "", clicks: bool = False) -> list[Any] | None:
-    """A figure with its downloads: HTML by the button below, PNG by the camera that Plotly shows on it.
+    """A figure with its downloads below: the page's own as HTML, and as a paper prints it.
 
     Returns:
         As `charts.draw`, what was just clicked.
     """
     name = file_name(key)
     clicked = charts.draw(figure, key, alt, name, link=link, clicks=clicks)
-    download("Figure as HTML", lambda: page_of(figure), f"{name}.html", "text/html", f"{key} html")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        download("Figure as HTML", lambda: page_of(figure), f"{name}.html", "text/html", f"{key} html")
+        paper = st.popover(
+            "For a paper",
+            type="tertiary",
+            icon=":material/article:",
+            key=f"paper {charts.digest(key)}",
+            on_change="rerun",
+        )
+        if paper.open:  # what stands in it costs as much as a chart
+            with paper:
+                _for_a_paper(figure, name, key)
     return clicked
+
+
+def _for_a_paper(figure: go.Figure, name: str, key: str) -> None:
+    """Vectors and a picture at column width, and the numbers that are drawn."""
+    width = natural_width(figure)
+    try:
+        check_matplotlib()
+        st.caption(
+            f"At {inches_of(width):g} inches; `inrank-monitor figure` draws other widths and panels side by side."
+        )
+        for kind, mime in (("pdf", "application/pdf"), ("svg", "image/svg+xml"), ("png", "image/png")):
+            draw = partial(paper_figure_bytes, figure, kind, width=width)
+            download(f"Figure as {kind.upper()}", draw, f"{name}.{kind}", mime, f"{key} {kind}")
+    except ModuleNotFoundError as error:
+        st.caption(plain(error))
+    download("Numbers as CSV", lambda: figure_csv(figure), f"{name}.csv", "text/csv", f"{key} figure csv")
 
 
 def page_of(figure: go.Figure) -> str:
     """The figure as one HTML file that opens offline, on white."""
     white = go.Figure(figure).update_layout(paper_bgcolor="white", plot_bgcolor="white")
-    return str(white.to_html(include_plotlyjs=True, full_html=True))
+    return str(white.to_html(include_plotlyjs=True, full_html=True, config={"showSendToCloud": False}))
 
 
 def show_table(table: pd.DataFrame, key: str, alt: str, **options: object) -> None:
@@ -199,7 +247,7 @@ def show_table(table: pd.DataFrame, key: str, alt: str, **options: object) -> No
     download("Table as CSV", lambda: table.to_csv(), f"{file_name(key)}.csv", "text/csv", f"{key} csv")
 
 
-def download(label: str, make: Callable[[], str], name: str, mime: str, key: str) -> None:
+def download(label: str, make: Callable[[], str | bytes], name: str, mime: str, key: str) -> None:
     """A button whose file is made when it is clicked, and that leaves the page as it is."""
     st.download_button(
         label,

@@ -7,13 +7,20 @@ from typing import NamedTuple
 import pandas as pd
 import streamlit as st
 
-from inrank_monitor.figures import column_title, mark_events_on_heatmap, rank_evolution, rank_heatmap, representative
+from inrank_monitor.figures import (
+    column_title,
+    mark_events,
+    mark_events_on_heatmap,
+    rank_evolution,
+    rank_heatmap,
+    representative,
+)
 from inrank_monitor.matrices.roles import matrix_groups
 from inrank_monitor.runs import DIRECTION_METRICS, WEIGHT_METRICS, RunState
-from views.choices import URL, choose_matrices, log_steps_switch
+from views.choices import URL, choose_matrices, control_row, log_steps_switch
 from views.page import Page, caption, explain, show_figure
 
-MOST_LINES = 120
+MOST_LINES = 60
 _COLUMNS = (
     "intrinsic_rank",
     "running_rank",
@@ -56,15 +63,11 @@ class Choice(NamedTuple):
 def choose(page: Page) -> Choice:
     """Quantity, colours, filters."""
     lines = st.container()
-    matrices = choose_matrices(page.state)
-    first, left, middle, right = st.columns([2, 3, 3, 2], vertical_alignment="bottom")
-    with first:
-        look = st.radio("Draw", _LOOKS, horizontal=True, key="draw", **URL)
-    with left:
+    with control_row():
+        look = st.selectbox("Draw", _LOOKS, key="draw", **URL)
         column = st.selectbox("Quantity", _columns(page.state), format_func=column_title, key="quantity", **URL)
-    with middle:
-        group = st.radio("Colour by", list(_GROUPS), horizontal=True, key="group", **URL)
-    with right:
+        matrices = choose_matrices(page.state)
+        group = st.selectbox("Colour by", list(_GROUPS), key="group", **URL)
         log_steps = log_steps_switch()
     with lines:
         if look == "heat map":
@@ -113,7 +116,7 @@ def show(page: Page, choice: Choice) -> None:
     )
     figure.update_layout(height=560)
     show_figure(
-        figure,
+        mark_events(figure, state.divergence_mark),
         f"rank evolution {state.name} {choice.column}",
         f"Lines of {column_title(choice.column)} over steps for {len(shown)} matrices, null ranks dashed",
     )
@@ -123,7 +126,7 @@ def _show_heatmap(state: RunState, measured: pd.DataFrame, column: str, names: l
     """A row a matrix, a column a snapshot; ranks over those of noise."""
     figure = rank_heatmap(measured, column, column in ("intrinsic_rank", "running_rank"), matrices=names or None)
     show_figure(
-        mark_events_on_heatmap(figure, state.events),
+        mark_events_on_heatmap(figure, state.marked_events),
         f"rank heat map {state.name} {column}",
         f"Heat map of {column_title(column)} of {len(names)} matrices at {len(state.steps)} steps",
     )

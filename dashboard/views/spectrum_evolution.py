@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple
 
 import streamlit as st
 
-from inrank_monitor.figures import mark_noise_over_steps, short_names, spectrum_evolution
+from inrank_monitor.figures import mark_events, mark_noise_over_steps, short_names, spectrum_evolution
 from inrank_monitor.report import telling_matrices
-from views.choices import URL, log_steps_switch, take_names
+from views.choices import URL, control_row, log_steps_switch, switches, take_names
 from views.page import Page, caption, code, show_figure
 from views.spectra import shape
 from views.summary import matrix_table
@@ -34,10 +34,9 @@ def choose(page: Page) -> Choice:
     take_names("matrices", names, several=True)
     labels = short_names(names, 60)
     of: Literal["update", "weight"] = "update"
-    if any(len(run.tables(page.rule).weights) for run in page.runs.values()):
-        of = st.radio("Spectrum of", _OF, format_func=_OF.__getitem__, horizontal=True, key="of", **URL)
-    left, middle, right = st.columns([3, 1, 1], vertical_alignment="bottom")
-    with left:
+    with control_row():
+        if any(len(run.tables(page.rule).weights) for run in page.runs.values()):
+            of = st.selectbox("Spectrum of", _OF, format_func=_OF.__getitem__, key="of", **URL)
         matrices = st.multiselect(
             "Matrices",
             names,
@@ -47,11 +46,10 @@ def choose(page: Page) -> Choice:
             placeholder="The highest and the lowest rank over null rank",
             **URL,
         )
-    with middle:
-        count = st.number_input("Lines a panel", 1, 256, 64, key="lines", **URL)
-    with right:
-        log = st.toggle("Log σ", key="log", **URL)
-        log_steps = log_steps_switch()
+        count = st.number_input("Lines a panel", 1, 256, 32, key="lines", width=130, **URL)
+        with switches():
+            log = st.toggle("Log σ", key="log", **URL)
+            log_steps = log_steps_switch()
     return Choice(matrices, of, int(count), log, log_steps)
 
 
@@ -80,4 +78,5 @@ def _panel(page: Page, name: str, matrix: str, choice: Choice) -> None:
     state = page.runs[name].tables(page.rule)
     if choice.of == "update" and not state.matrices["in_factors"][matrix]:
         mark_noise_over_steps(figure, values, shape(state, matrix))
+    mark_events(figure, state.divergence_mark)
     show_figure(figure, f"spectrum {name} {matrix}", f"Singular values of {matrix} in {name} over {len(values)} steps")

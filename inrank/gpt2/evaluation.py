@@ -23,7 +23,7 @@ def mean_loss(model: nn.Module, windows: Tensor, batch_size: int) -> float:
         for batch in torch.split(windows, batch_size):
             batch = batch.to(device)
             logits = model(input_ids=batch[:, :-1]).logits.float()
-            total += cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").double().cpu()
+            total += cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").cpu().double()
     finally:
         model.train(mode)
     return float(total) / windows[:, 1:].numel()

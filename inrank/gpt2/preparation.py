@@ -20,6 +20,7 @@ from inrank.gpt2.text import Corpus, make_corpus, read_texts
 from inrank_monitor.console import typed
 from inrank_monitor.runs import (
     LOCK_FILE,
+    NOTES_FILE,
     RUN_FILE,
     SCHEMAS,
     TENSORBOARD_DIR,
@@ -31,6 +32,7 @@ from inrank_monitor.runs import (
 
 _OWN_FILES = (  # a directory that holds anything else is never deleted
     *(f"{name}*" for name in (RUN_FILE, WEIGHTS_FILE, OPTIONS_FILE, RESULTS_FILE, "factorization.json")),  # and .tmp
+    f"{NOTES_FILE}*",
     *(f"{table}-*.arrows" for table in SCHEMAS),
     LOCK_FILE,
     WRITER_FILE,

@@ -30,7 +30,7 @@ from inrank.growth.rule import ExplainedRatio, Observation, Rule
 from inrank.layers import InRankLinear, check_whole, growing_layers_of, note_ranks
 from inrank_monitor.matrices import unwrap
 from inrank_monitor.ranks import Definition
-from inrank_monitor.spectra import SpectrumPool
+from inrank_monitor.spectra import SpectrumPool, is_accelerator
 from inrank_monitor.tracking import OptimizerSteps, untraced, unwrap_optimizer, weights_were_rewritten
 
 if TYPE_CHECKING:
@@ -201,7 +201,8 @@ class RankController:
         names = list(layers)
         wanted, ratios = [layers[name].rank for name in names], [float("nan")] * len(names)
         if process_number() == 0:
-            seen = list(self._pool.map(lambda name: self._observe(name, gradients.get(name)), names))
+            here = any(is_accelerator(layers[name].U.device) for name in names)  # whose stream is this thread's
+            seen = list(self._pool.map(lambda name: self._observe(name, gradients.get(name)), names, here))
             for place, observation in enumerate(seen):
                 if observation is not None:
                     wanted[place] = self._ask(observation)

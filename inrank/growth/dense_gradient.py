@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from inrank.growth.processes import sum_over_processes
 from inrank.layers import InRankLinear
+from inrank_monitor.spectra import FULL_PRECISION, svd
 
 
 class DenseGradient:
@@ -90,14 +91,15 @@ def outside_spans(
     gradient: Float[Tensor, "rows cols"], U: Float[Tensor, "rows k"], V: Float[Tensor, "k cols"]
 ) -> Float[Tensor, "rows cols"]:
     """(I − P_U) G (I − P_V): what no change of U or V can reach to first order; P the projections on their spans."""
-    left = _basis(U.to(gradient))
-    right = _basis(V.mT.to(gradient))
-    rest = gradient - left @ (left.mT @ gradient)
-    return rest - (rest @ right) @ right.mT
+    with FULL_PRECISION, torch.autocast(gradient.device.type, enabled=False):
+        left = _basis(U.to(gradient))
+        right = _basis(V.mT.to(gradient))
+        rest = gradient - left @ (left.mT @ gradient)
+        return rest - (rest @ right) @ right.mT
 
 
 def _basis(columns: Tensor) -> Tensor:
     """Orthonormal basis of the columns' span; columns that are zero or dependent add nothing."""
-    basis, values, _ = torch.linalg.svd(columns, full_matrices=False)
+    basis, values, _ = svd(columns)
     kept: Tensor = basis * (values > values[:1] * 1e-6)
     return kept

@@ -26,6 +26,7 @@ from inrank.layers import (
     matching_gain,
     note_ranks,
 )
+from inrank_monitor.spectra import svd
 from inrank_monitor.tracking import unwrap_optimizer
 
 if TYPE_CHECKING:
@@ -174,17 +175,19 @@ class _Truncated:
 @torch.no_grad()
 def _truncate(name: str, layer: InRankLinear, rank: int, gain: Gain) -> _Truncated:
     """The leading singular triplets with √s in both factors, and the share of ‖W‖² that they hold."""
-    weight = layer.weight.double() if layer.U.device.type in ("cpu", "cuda") else layer.weight.float()
+    weight = layer.exact_weight()
     if not bool(torch.isfinite(weight).all()):
         raise ValueError(f"the weight of {name!r} holds NaN or infinity")
-    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    left, values, right = svd(weight)
     energy, total = values.square(), float(values[:rank].sum())
     chosen = matching_gain(layer.rows, layer.cols, total, total) if gain == "match" else float(gain)
     root = (values[:rank] / chosen).sqrt()
     U, V = (left[:, :rank] * root).to(layer.U).contiguous(), (root[:, None] * right[:rank]).to(layer.V).contiguous()
-    exact = torch.tensor(chosen, dtype=torch.float64, device=U.device)
+    exact = U.new_full((), chosen, dtype=weight.dtype)
     broadcast(U, V, exact)
-    return _Truncated(U, V, float(exact), float(energy[:rank].sum() / energy.sum()) if total else 1.0)
+    if weight.dtype == torch.float64:
+        chosen = float(exact)
+    return _Truncated(U, V, chosen, float(energy[:rank].sum() / energy.sum()) if total else 1.0)
 
 
 def _install(layer: InRankLinear, factors: _Truncated, optimizer: Optimizer | None) -> None:

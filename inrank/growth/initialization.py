@@ -18,6 +18,7 @@ from torch import nn
 
 from inrank.growth.dense_gradient import DenseGradient
 from inrank.layers import InRankLinear, check_whole, growing_layers_of
+from inrank_monitor.spectra import svd
 
 
 def initialize_from_gradient(model: nn.Module, backward: Callable[[], object], *, scale: float = 0.01) -> list[str]:
@@ -66,7 +67,7 @@ def initialize_from_gradient(model: nn.Module, backward: Callable[[], object], *
 
 @torch.no_grad()
 def _set_factors(layer: InRankLinear, gradient: torch.Tensor, scale: float) -> None:
-    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    left, _, right = svd(gradient)
     used = layer.used
     # Row norm of V: ε in the paper's parametrisation, else what `convert` drew
     size = scale if layer.gain == 1 else layer.V[:used].float().norm() / math.sqrt(used)

@@ -12,7 +12,6 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,11 +19,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from inrank.growth.young_columns import Young, bound_young
 from inrank.layers import FactoredLayer, InRankLinear
 from inrank_monitor.tracking import untraced_hook
 
 INSTEAD = "give the optimizer inside, and call step() after each of the wrapper's steps"
-LIMIT = 1.0  # largest update of a young entry, in learning rates (weight decay apart)
 
 
 def check_holds(optimizer: Optimizer, layers: Mapping[str, FactoredLayer]) -> None:
@@ -87,6 +86,7 @@ class FreshColumns:
         if not self._births:
             return
         groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+        young: list[Young] = []
         for name in list(self._births):
             layer = self._layers[name]
             if not isinstance(layer, InRankLinear):  # factorized since: all its state is new
@@ -99,59 +99,16 @@ class FreshColumns:
                 first = self._first_young(name, float(group["betas"][1]))
                 state = optimizer.state.get(parameter, {})
                 if first is not None and "exp_avg_sq" in state and isinstance(state.get("step"), Tensor):
-                    _bound(optimizer, group, _Columns(parameter, axis, first, layer.used - first))
+                    young.append(Young(parameter, group, axis, first, layer.used))
             if not self._births[name]:
                 del self._births[name]
+        bound_young(optimizer, young)
 
     def _first_young(self, name: str, beta2: float) -> int | None:
         """The first of the young columns; births that are too long ago are forgotten."""
         memory = 1 / max(1 - beta2, 1e-6)  # steps
         self._births[name] = [(first, step) for first, step in self._births[name] if self.step - step <= memory]
         return min((first for first, _ in self._births[name]), default=None)
-
-
-@dataclass(frozen=True, eq=False)
-class _Columns:
-    """Some columns of U, or rows of V: `count` from `first` on along the factor's axis."""
-
-    factor: nn.Parameter
-    axis: int
-    first: int
-    count: int
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """The same part of a tensor that has an entry for each of the factor's."""
-        return tensor.narrow(self.axis, self.first, self.count)
-
-
-def _bound(optimizer: Optimizer, group: dict[str, Any], young: _Columns) -> None:
-    """Raise v to where this step's |m̂| / √v̂ is at most LIMIT, on the young columns of one of the group's factors."""
-    assert young.factor.grad is not None
-    state = optimizer.state[young.factor]
-    tensors = (young.factor.grad, state["exp_avg"], state["exp_avg_sq"])
-    gradient, m, v = (young.of(tensor) for tensor in tensors)
-    gradient = gradient.to(m.dtype)
-    scale: Tensor | None = getattr(
-        optimizer, "grad_scale", None
-    )  # a fused one under a GradScaler gets scaled gradients
-    if scale is not None:
-        gradient = gradient / scale.to(m.device)
-    if group.get("maximize"):
-        gradient = -gradient
-    decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
-    if group["weight_decay"] and not decoupled:  # AdamW's goes past the moments
-        gradient = gradient + group["weight_decay"] * young.of(young.factor.detach())
-    beta1, beta2 = (float(beta) for beta in group["betas"])
-    step = state["step"] + 1  # a tensor, on the device where it is fused
-    if step.device.type == "cpu":
-        step = float(step)
-    ahead = (beta1 * m + (1 - beta1) * gradient) / (1 - beta1**step)
-    root = (1 - beta2**step) ** 0.5
-    least = ((ahead * root / LIMIT) ** 2 - (1 - beta2) * gradient**2) / beta2
-    # A step that a fused optimizer is about to skip for its GradScaler leaves the state as it is.
-    skipped: Tensor | None = getattr(optimizer, "found_inf", None)
-    applies = torch.isfinite(least) if skipped is None else torch.isfinite(least) & (skipped.to(v.device) == 0)
-    torch.maximum(v, torch.where(applies, least, 0.0), out=v)
 
 
 def replace_parameters(

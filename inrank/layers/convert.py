@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from inrank.layers.factored_layer import FactoredLayer
+from inrank.layers.factored_layer import FactoredLayer, aligned
 from inrank.layers.gain import Gain, check_gain, matching_gain
 from inrank.layers.inrank_layers import InRankLinear
 from inrank.layers.model_layers import check_whole, layers_of, note_ranks, replace_module
@@ -160,7 +160,7 @@ def _converted(module: nn.Module, plan: Converted, options: _Options, generator:
     weight, gain = matrix_of(module).detach(), options.gain
     rows, cols = plan.shape
     buffer_rank, kaiming = options.buffer_rank, options.initialization == "kaiming"
-    capacity = min(plan.max_rank + buffer_rank, rows, cols)
+    capacity = min(aligned(plan.max_rank + buffer_rank, weight.dtype), rows, cols)
     used = min(plan.rank + buffer_rank, capacity)
     # The expected ‖A‖² and ‖B‖² of the entries drawn below
     left_square, right_square = (rows * used / (plan.rank + buffer_rank) if kaiming else 0.0), float(used)
@@ -202,7 +202,7 @@ def convolution_of(module: nn.Module) -> dict[str, Any]:
 @torch.no_grad()
 def _ordinary(layer: FactoredLayer) -> nn.Module:
     """The layer that it was converted from, with the merged weight and the same bias Parameter."""
-    weight, bias = layer.weight, layer.bias
+    weight, bias = layer.exact_weight().to(layer.U.dtype), layer.bias
     module: nn.Module
     if layer.origin == "Conv1D":
         from transformers.pytorch_utils import Conv1D

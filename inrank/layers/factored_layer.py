@@ -13,6 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 
+from inrank_monitor.spectra import FULL_PRECISION, has_float64
+
+
+def aligned(columns: int, dtype: torch.dtype) -> int:
+    """The next number of columns that tensor cores take whole: a multiple of 8, of 16 in 8-bit floats."""
+    step = 16 if dtype.itemsize == 1 else 8
+    return -(-columns // step) * step
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -81,6 +89,13 @@ class FactoredLayer(nn.Module):
         if self.origin == "Conv1D":
             return dense.mT
         return dense.view(self.rows, -1, *self.convolution["kernel_size"]) if self.convolution else dense
+
+    @torch.no_grad()
+    def exact_weight(self) -> Tensor:
+        """The same in float64 where the device has that, else in a float32 that the loop has not made coarser."""
+        dtype = torch.float64 if has_float64(self.U.device) else torch.float32
+        with FULL_PRECISION, torch.autocast(self.U.device.type, enabled=False):
+            return self.gain * (self.U.to(dtype) @ self.V.to(dtype))
 
     def update_factors(self) -> tuple[Tensor, Tensor]:
         """κ U and V as far as they are used: what a tracker measures (`inrank_monitor.LowRankUpdate`)."""

@@ -15,8 +15,14 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from inrank.layers.factored_layer import FactoredLayer, Origin
+from inrank.layers.factored_layer import FactoredLayer, Origin, aligned
+
+
+def adds_in_place() -> bool:
+    """Whether a layer may write into its own output: not under vmap and its kin, nor where a compiler decides."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
 
 
 class _Columns:
@@ -101,6 +107,11 @@ class InRankLinear(FactoredLayer):
         product = super().weight
         return product if self.initial_weight is None else self.initial_weight + product
 
+    def exact_weight(self) -> Tensor:
+        """The same in float64 where the device has that, else in a float32 that the loop has not made coarser."""
+        product = super().exact_weight()
+        return product if self.initial_weight is None else product.add_(self.initial_weight.detach())
+
     def used_factors(self) -> tuple[Tensor, Tensor]:
         """U (rows, used) and V (used, cols); all of them while torch.compile looks, so that growth compiles nothing."""
         if torch.compiler.is_compiling():
@@ -108,12 +119,26 @@ class InRankLinear(FactoredLayer):
         used = self._columns.used
         return self.U[:, :used], self.V[:used]
 
+    def _computed_factors(self) -> tuple[Tensor, Tensor]:
+        """Those, on an accelerator with as many of the zero columns after them as its tensor cores want."""
+        if self.U.device.type == "cpu" or torch.compiler.is_compiling():
+            return self.used_factors()
+        used = min(aligned(self._columns.used, self.U.dtype), self.capacity)
+        return self.U[:, :used], self.V[:used]
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Apply W0 + κ U V and the bias; inputs (..., cols), or images for a Conv2d."""
-        U, V = self.used_factors()
+        U, V = self._computed_factors()
         if self.initial_weight is None:
             return self._product(inputs, U, V, self.bias)
-        return self._dense(inputs, self.initial_weight, self.bias) + self._product(inputs, U, V, None)
+        if self.convolution or not adds_in_place():
+            return self._dense(inputs, self.initial_weight, self.bias) + self._product(inputs, U, V, None)
+        rows = inputs.reshape(-1, self.cols)
+        output = linear(rows, self.initial_weight, self.bias)
+        hidden = self._amplified(linear(rows, V))
+        # Added where the matrix product is written, not by a pass of its own; in place, as else W0 x would be copied.
+        output.addmm_(hidden.to(output.dtype), U.mT.to(output.dtype))
+        return output.view(*inputs.shape[:-1], self.rows)
 
     @torch.no_grad()
     def grow(self, rank: int, new_columns: Tensor | None, new_rows: Tensor) -> tuple[int, int]:

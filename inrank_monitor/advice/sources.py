@@ -57,7 +57,7 @@ def ranks_by_source(run: Run, measurements: pd.DataFrame) -> pd.DataFrame:
     names = [str(name) for name in run.matrices.index]
     table = pd.DataFrame({name: values.astype("Int64").reindex(names) for name, values in whole.items()})
     table["rank_over_null_rank"] = newest["rank_over_null_rank"].reindex(names)
-    table["verdict"] = verdicts(run.matrices, measurements)
+    table["verdict"] = verdicts(run.matrices, measurements, run.diverged)
     return table
 
 

@@ -212,7 +212,7 @@ class _Scan:
         snapshot = self._measure(one, checkpoint, bar)
         if rows := _trainer_scalars(one.path, before, one.step):
             self._recorder.scalars(rows)
-        self._recorder.snapshot(snapshot)  # last: a step that is measured is not read again
+        self._recorder.snapshot(lambda: snapshot)  # last: a step that is measured is not read again
         self._recorder.drain()
         if self._recorder.failure:
             raise self._recorder.failure
@@ -237,7 +237,7 @@ class _Scan:
                     starts[name] = self._watched.start(matrix)
                     self._watched.fill(matrix, checkpoint, here[name])
             initial, share = InitialWeights(starts.__getitem__), Share(present, {})
-            parts.append(take_snapshot(one.step, replace(self._measuring, share=share, initial=initial)))
+            parts.append(take_snapshot(one.step, replace(self._measuring, share=share, initial=initial)).finish())
             bar.update(len(group))
         return merged(parts)
 

@@ -18,6 +18,7 @@ from inrank_monitor.console import add_output
 from inrank_monitor.demo.text import MIN_VOCABULARY, DemoError, Text
 from inrank_monitor.runs import (
     LOCK_FILE,
+    NOTES_FILE,
     RUN_FILE,
     SCHEMAS,
     TENSORBOARD_DIR,
@@ -31,6 +32,7 @@ from inrank_monitor.runs import (
 OPTIONS_FILE, CHECKPOINT_FILE, REPORT_FILE = "demo.json", "checkpoint.pt", "report.html"
 _OWN_FILES = (  # a directory that holds anything else is never deleted
     *(f"{name}*" for name in (RUN_FILE, WEIGHTS_FILE, OPTIONS_FILE, CHECKPOINT_FILE, REPORT_FILE)),  # and .tmp
+    f"{NOTES_FILE}*",
     *(f"{table}-*.arrows" for table in SCHEMAS),
     LOCK_FILE,
     WRITER_FILE,

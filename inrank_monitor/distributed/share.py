@@ -111,7 +111,7 @@ def _sample(matrix: Matrix) -> int:
     """Checksum of some entries of the parameter, or of its factors."""
     values = matrix.module.update_factors() if matrix.in_factors else (matrix.read(),)  # type: ignore[operator]
     flat = [value.detach().reshape(-1) for value in values]
-    some = [value[:: max(1, len(value) // 256)].to("cpu", torch.float64) for value in flat]
+    some = [value[:: max(1, len(value) // 256)].cpu().double() for value in flat]
     return zlib.crc32(torch.cat(some).numpy().tobytes())
 
 

@@ -56,6 +56,16 @@ CAPTIONS: dict[str, Caption] = {
         "Where a line falls below α, new directions have appeared and that matrix's rank grows. Lines "
         "that stay above α have the rank that they need.",
     ),
+    "spectrum_with_ranks": Caption(
+        "The singular values of one matrix's change at one step, strongest first, and on them the rank that each rule "
+        "gives. Dotted: noise of the same shape and strength. Dashed: the edge of noise.",
+        "Marks close together: the rules agree. A mark below the edge counts directions that noise would give as well.",
+    ),
+    "loss_against_rank": Caption(
+        "The loss of the model with only so many directions of every matrix's change, as ranks_by_loss has evaluated "
+        "it. Marked: where this matrix's ranks would lie if all matrices had them.",
+        "A mark above the dashed line: with that rank everywhere the loss would rise by more than the tolerance.",
+    ),
     "loss_curve": Caption(
         "What the training loop logged, over the same steps.",
         "Compare with the ranks: they usually move first while the loss falls fastest, and settle as it flattens.",

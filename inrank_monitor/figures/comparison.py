@@ -1,18 +1,19 @@
-"""The same quantity in several runs: a line a run."""
+"""The same quantity in several runs: a line a run, or mean and spread of those that differ in their seed alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from inrank_monitor.figures.lines import MARKERS_UP_TO
-from inrank_monitor.figures.names import plotly_text, shorten
-from inrank_monitor.figures.style import NEUTRAL, category, empty_figure, new_figure, side_legend, step_axis
+from inrank_monitor.figures.curves import Curve
+from inrank_monitor.figures.names import plotly_text
+from inrank_monitor.figures.run_lines import Look, add_lines
+from inrank_monitor.figures.style import NEUTRAL, category, empty_figure, logarithmic, new_figure, side_legend
 from inrank_monitor.figures.tables import (
     RANK_COLUMNS,
     check_column,
@@ -21,13 +22,41 @@ from inrank_monitor.figures.tables import (
     matrix_names,
     names_meant,
     numbers,
-    thin,
 )
 from inrank_monitor.ranks import OF_SOME_MATRICES
 
-Align = Literal["step", "share"]
-MOST_POINTS = 20_000
-DASHES = ("solid", "dot", "dashdot", "longdash")
+
+class Alignment(Protocol):
+    """How runs are laid over each other; see `inrank_monitor.runs.align`."""
+
+    @property
+    def title(self) -> str:
+        """Of the axis."""
+        ...
+
+    def place(self, run: str, steps: np.ndarray) -> np.ndarray:
+        """Where the steps of a run lie on it."""
+        ...
+
+
+Align = Literal["step", "share"] | Alignment
+_WORDS = ("step", "share")
+_NOTE = 0.09  # height of a note, of the axis
+
+
+@dataclass(frozen=True)
+class _ByStep:
+    """By step, or by share of each run's last one."""
+
+    align: str
+    last: Mapping[str, float]
+
+    @property
+    def title(self) -> str:
+        return "step" if self.align == "step" else "share of training so far"
+
+    def place(self, run: str, steps: np.ndarray) -> np.ndarray:
+        return steps / max(self.last[run], 1.0) if self.align == "share" else steps
 
 
 def mean_over_matrices(measurements: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -52,134 +81,160 @@ def mean_over_matrices(measurements: pd.DataFrame, column: str) -> pd.DataFrame:
 def run_comparison(
     runs: Mapping[str, pd.DataFrame],
     column: str = "intrinsic_rank",
-    matrix: str | None = None,
+    matrix: str | Sequence[str] | None = None,
     *,
     align: Align = "step",
-    log_steps: bool = False,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    log_x: bool = False,
+    log_y: bool = False,
 ) -> go.Figure:
-    """One matrix in several runs over steps, or over the share of each run's training so far.
+    """One matrix in several runs over steps, over the share of each run's training so far, or any other alignment.
 
     Args:
         runs: run name -> its measurements.
         column: any numeric column of them.
-        matrix: name of the matrix, also as a table prints it; runs that have none of that name are left out. None: the
-            mean over all matrices.
-        align: `"step"`, or `"share"`: each run's own last measured step is 1.
-        log_steps: logarithmic step axis, which hides step 0; with `"share"` it has no effect.
+        matrix: name of the matrix, also as a table prints it; runs that have none of that name are left out. Several:
+            the mean over these. None: the mean over all matrices.
+        align: `"step"`, `"share"`: each run's own last measured step is 1, or an `inrank_monitor.runs.align`.
+        groups: label -> names of runs: a group of several is drawn as its mean, within a band of one standard
+            deviation to both sides. Default: a line a run.
+        log_x: logarithmic x axis, which hides what is not above 0.
+        log_y: the same of the y axis.
 
     Raises:
         ValueError: an unknown column or way to align, or a name that several matrices could have.
     """
-    if align not in get_args(Align):
-        raise ValueError(f"align must be one of {get_args(Align)}, got {align!r}")
-    figure = new_figure("", "step" if align == "step" else "share of training so far", column_title(column))
-    log_steps = log_steps and align == "step"
-    limit = max(MOST_POINTS // max(len(runs), 1), 50)
-    nulls: dict[int, list[int]] = {}
-    for position, (name, measurements) in enumerate(runs.items()):
-        rows = _rows(measurements, column, matrix)
-        rows = rows[rows["step"] > 0] if log_steps else rows
-        values = numbers(rows[column]) if len(rows) else np.array([])
+    rows = {name: _rows(measurements, column, matrix) for name, measurements in runs.items()}
+    axis = _alignment(align, runs)
+    curves: dict[str, Curve] = {}
+    nulls: dict[str, float] = {}
+    for name, one in rows.items():
+        values = numbers(one[column]) if len(one) else np.array([])
         if not np.isfinite(values).any():
             continue
-        line = _Line(name, _aligned(rows["step"], measurements["step"].max(), align), values)
-        _add_run(figure, line.thinned(limit), column, position)
-        null = numbers(rows["null_rank"])
+        steps = one["step"].to_numpy(dtype=np.float64)
+        curves[name] = Curve.of(axis.place(name, steps), values, is_held(column), log_x)
+        null = numbers(one["null_rank"])
         if column in RANK_COLUMNS and np.isfinite(null).any():
-            nulls.setdefault(round(float(null[np.isfinite(null)][-1])), []).append(position)
-    if not figure.data:
+            nulls[name] = float(null[np.isfinite(null)][-1])
+    if not any(np.isfinite(curve.y).any() for curve in curves.values()):
         return empty_figure("no finite measurement yet" if matrix is None else "no run has measured this matrix yet")
-    for null_rank, positions in sorted(nulls.items()):
-        _add_null_line(figure, null_rank, category(positions[0]) if len(positions) == 1 < len(runs) else NEUTRAL)
-    if align == "step":
-        step_axis(figure, np.concatenate([np.asarray(trace.x) for trace in figure.data]), log_steps)
-    if column != "explained_ratio":
+    figure = new_figure("", axis.title, column_title(column))
+    places = add_lines(figure, curves, groups or {name: [name] for name in runs}, Look(column_title(column), log_y))
+    _add_null_lines(figure, nulls, places, log_y)
+    _finish(figure, log_x, log_y, many=len(set(places.values())))
+    if column != "explained_ratio" and not log_y:
         figure.update_yaxes(rangemode="tozero")
-    figure.update_layout(showlegend=True)
-    if len(runs) > 8:
-        side_legend(figure)
     return figure
 
 
-def _rows(measurements: pd.DataFrame, column: str, matrix: str | None) -> pd.DataFrame:
+def _rows(measurements: pd.DataFrame, column: str, matrix: str | Sequence[str] | None) -> pd.DataFrame:
     if measurements.empty:
         return measurements
     check_column(measurements, column)
     if matrix is None:
         return mean_over_matrices(measurements, column)
+    if not isinstance(matrix, str):
+        return mean_over_matrices(measurements[measurements["matrix"].isin(list(matrix))], column)
     names = names_meant(matrix, matrix_names(measurements))
     if len(names) > 1:
         raise ValueError(f"matrix must be one matrix, {matrix!r} could be {', '.join(names[:4])}")
     return measurements[measurements["matrix"].isin(names)].sort_values("step")
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A quantity of one run over its steps, or over the share of its training."""
-
-    name: str
-    x: np.ndarray
-    values: np.ndarray
-
-    def thinned(self, limit: int) -> _Line:
-        """At most about so many points; the first, the last and all extremes stay."""
-        kept = thin(self.values, limit)
-        return _Line(self.name, self.x[kept], self.values[kept])
+def _alignment(align: Align, runs: Mapping[str, pd.DataFrame]) -> Alignment:
+    if not isinstance(align, str):
+        return align
+    if align not in _WORDS:
+        raise ValueError(f"align must be one of {_WORDS} or an alignment, got {align!r}")
+    return _ByStep(align, {name: float(table["step"].max()) if len(table) else 0.0 for name, table in runs.items()})
 
 
-def _aligned(steps: pd.Series, last: float, align: Align) -> np.ndarray:
-    """Where the steps of a run lie on the axis, of which `last` is the last."""
-    x = steps.to_numpy(dtype=np.float64)
-    return x / max(float(last), 1.0) if align == "share" else x
+def _add_null_lines(figure: go.Figure, nulls: Mapping[str, float], places: Mapping[str, int], log_y: bool) -> None:
+    """The rank of noise, dashed: in the colour of the line that has it alone, else grey."""
+    owners: dict[int, set[int]] = {}
+    for name, null_rank in nulls.items():
+        owners.setdefault(round(null_rank), set()).add(places[name])
+    shown = sorted(null_rank for null_rank in owners if null_rank > 0 or not log_y)
+    for null_rank in shown:
+        lines = owners[null_rank]
+        alone = len(lines) == 1 < len(set(places.values()))
+        colour = category(next(iter(lines))) if alone else NEUTRAL
+        figure.add_hline(y=null_rank, line={"color": colour, "width": 1.2, "dash": "dash"})
+    for near in _near(shown):
+        figure.add_annotation(
+            x=1,
+            xref="paper",
+            xanchor="right",
+            yanchor="bottom",
+            y=np.log10(near[-1]) if log_y else near[-1],  # Plotly's notes, unlike its lines, lie at exponents
+            text=f"null rank {', '.join(map(str, near))}",
+            showarrow=False,
+        )
 
 
-def _add_null_line(figure: go.Figure, null_rank: int, colour: str) -> None:
-    figure.add_hline(y=null_rank, line={"color": colour, "width": 1.2, "dash": "dash"})
-    figure.add_annotation(
-        x=1,
-        xref="paper",
-        xanchor="right",
-        yanchor="bottom",
-        y=null_rank,
-        text=f"null rank {null_rank}",
-        showarrow=False,
-    )
+def _near(values: Sequence[int]) -> list[list[int]]:
+    """Ascending values in groups of those so close to each other that their notes would overlap."""
+    groups: list[list[int]] = []
+    for value in values:
+        if groups and value - groups[-1][-1] < _NOTE * values[-1]:
+            groups[-1].append(value)
+        else:
+            groups.append([value])
+    return groups
 
 
-def _add_run(figure: go.Figure, line: _Line, column: str, position: int) -> None:
-    """The run's line in the look of its position among the runs."""
-    figure.add_scatter(
-        x=line.x,
-        y=line.values,
-        mode="lines+markers" if len(line.x) <= MARKERS_UP_TO else "lines",
-        line={
-            "color": category(position),
-            "dash": DASHES[position // 6 % len(DASHES)],
-            "width": 1.8,
-            "shape": "hv" if is_held(column) else "linear",
-        },
-        marker={"size": 5},
-        name=plotly_text(shorten(line.name, 40)),
-        meta=[plotly_text(line.name)],
-        hovertemplate=f"<b>%{{meta[0]}}</b><br>at %{{x:.4~g}}<br>{column_title(column)} %{{y:.4~g}}<extra></extra>",
-    )
-
-
-def loss_comparison(runs: Mapping[str, pd.DataFrame], name: str = "loss", *, align: Align = "step") -> go.Figure:
+def loss_comparison(
+    runs: Mapping[str, pd.DataFrame],
+    name: str | Callable[[pd.DataFrame], pd.DataFrame] = "loss",
+    *,
+    title: str | None = None,
+    align: Align = "step",
+    groups: Mapping[str, Sequence[str]] | None = None,
+    smoothing: float = 0.0,
+    log_x: bool = False,
+    log_y: bool = False,
+) -> go.Figure:
     """One logged scalar in several runs, in the colours of `run_comparison`.
 
     Args:
         runs: run name -> its scalars.
-        name: of the scalar; runs that have not logged it are left out.
+        name: of the scalar, or what picks its rows out of a run's; runs that have not logged it are left out.
+        title: of the axis. Default: the name.
         align: as in `run_comparison`.
+        groups: as in `run_comparison`.
+        smoothing: weight of the exponential mean, in [0, 1); what was logged stays lightly behind.
+        log_x: as in `run_comparison`.
+        log_y: as in `run_comparison`.
     """
-    figure = new_figure("", "step" if align == "step" else "share of training so far", plotly_text(name))
-    for position, (run, scalars) in enumerate(runs.items()):
-        rows = scalars[scalars["name"] == name].sort_values("step", kind="stable")
-        if len(rows):
-            line = _Line(run, _aligned(rows["step"], rows["step"].max(), align), numbers(rows["value"]))
-            _add_run(figure, line.thinned(max(MOST_POINTS // len(runs), 50)), name, position)
-    if not figure.data:
-        return empty_figure(f"no run has logged {plotly_text(name)}")
-    figure.update_layout(showlegend=True, yaxis_title_text=plotly_text(name))
+    said = plotly_text(title or (name if isinstance(name, str) else "value"))
+    tables = {
+        run: scalars[scalars["name"] == name] if isinstance(name, str) else name(scalars)
+        for run, scalars in runs.items()
+    }
+    axis = _alignment(align, tables)
+    curves = {
+        run: Curve.of(axis.place(run, rows["step"].to_numpy(dtype=np.float64)), numbers(rows["value"]), False, log_x)
+        for run, rows in tables.items()
+        if len(rows)
+    }
+    if not any(len(curve.x) for curve in curves.values()):
+        return empty_figure(f"no run has logged {said}")
+    figure = new_figure("", axis.title, said)
+    look = Look(said, log_y, smoothing)
+    places = add_lines(figure, curves, groups or {run: [run] for run in runs}, look)
+    _finish(figure, log_x, log_y, many=len(set(places.values())))
     return figure
+
+
+def _finish(figure: go.Figure, log_x: bool, log_y: bool, many: int) -> None:
+    """Axes and legend."""
+    for wanted, update, part in ((log_x, figure.update_xaxes, "x"), (log_y, figure.update_yaxes, "y")):
+        if wanted:
+            values = [np.asarray(trace[part], dtype=np.float64) for trace in figure.data if trace[part] is not None]
+            update(**logarithmic(np.concatenate(values)))
+    if not log_x:
+        figure.update_xaxes(rangemode="nonnegative")
+    figure.update_layout(showlegend=True)
+    if many > 8:
+        side_legend(figure)

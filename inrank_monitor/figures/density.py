@@ -146,6 +146,7 @@ def _draw(rows: list[Strength | str], title: str, view: _View, null: np.ndarray 
     height = 150 + (130 if len(rows) <= 3 else 46) * len(rows)
     titles = {"density": "σ / Σσ", "count": "σ / Σσ", "profile": "index i of σ<sub>i</sub>"}
     figure = new_figure(title, titles[view.kind], "", height=min(max(height, 300), 1000))
+    figure.update_layout(meta={"customdata": "density" if view.kind != "profile" else "share of the strength"})
     noise = None if null is None else view.curve(Strength(-1, np.asarray(null, dtype=np.float64) / np.sum(null), 0))
     ridges = [_Ridge(row, view.curve(row), noise, -float(i)) for i, row in enumerate(rows) if isinstance(row, Strength)]
     for ridge in ridges:

@@ -7,20 +7,22 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from inrank_monitor.figures.names import plotly_text, shorten
-from inrank_monitor.figures.style import CATEGORIES, INK
+from inrank_monitor.figures.style import INK
 from inrank_monitor.figures.tables import spread
 
 MOST_MARKS = 300
+# Colours of their own: a legend that holds lines and events repeats none.
 _KINDS = {
-    "rank_grown": ("rank grown", "triangle-up", CATEGORIES[2]),
-    "non_finite": ("not finite", "x", CATEGORIES[1]),
-    "error": ("error", "x", CATEGORIES[1]),
-    "snapshot_skipped": ("snapshot left out", "diamond-open", CATEGORIES[4]),
-    "stopped_moving": ("stopped moving", "square-open", CATEGORIES[4]),
-    "rank_collapsed": ("rank collapsed", "triangle-down", CATEGORIES[1]),
-    "norm_exploded": ("norm exploded", "star", CATEGORIES[1]),
-    "spike": ("one direction takes over", "star-triangle-up", CATEGORIES[3]),
-    "resumed": ("resumed", "circle-open", CATEGORIES[5]),
+    "rank_grown": ("rank grown", "triangle-up", "#5E8C00"),
+    "non_finite": ("not finite", "x", "#C2185B"),
+    "diverged": ("diverged", "cross", "#7B1E1E"),
+    "error": ("error", "x", "#D32F2F"),
+    "snapshot_skipped": ("snapshot left out", "diamond-open", "#8D6E63"),
+    "stopped_moving": ("stopped moving", "square-open", "#A1762B"),
+    "rank_collapsed": ("rank collapsed", "triangle-down", "#8E44AD"),
+    "norm_exploded": ("norm exploded", "star", "#E6399B"),
+    "spike": ("one direction takes over", "star-triangle-up", "#7C5CFF"),
+    "resumed": ("resumed", "circle-open", "#00838F"),
 }
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from inrank_monitor.figures.names import plotly_text, shorten
-from inrank_monitor.figures.style import INK, category, empty_figure, new_figure, step_axis
+from inrank_monitor.figures.style import category, empty_figure, new_figure, step_axis
 from inrank_monitor.figures.tables import numbers, thin
 
 MOST_POINTS = 2000
@@ -80,7 +80,7 @@ def _stack(figure: go.Figure, panels: list[list[str]], steps: np.ndarray, log_st
             {
                 f"yaxis{row + 1 if row else ''}": {
                     "domain": [max(float(tops[row]) - share, 0.0), float(tops[row])],
-                    "title": {"text": plotly_text(title), "font": {"color": INK}},
+                    "title": {"text": plotly_text(title)},
                     "anchor": "x",
                 }
             }

@@ -7,19 +7,20 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from inrank_monitor.figures.style import CATEGORIES
-from inrank_monitor.figures.tables import spectra
-from inrank_monitor.ranks import noise_edge, signal_rank, signal_share
+from inrank_monitor.figures.tables import spectra, thin
+from inrank_monitor.ranks import energy_share, noise_edge, signal_rank
 
 _LINE = {"color": CATEGORIES[1], "width": 1.6, "dash": "dash"}
+_MOST_POINTS = 300
 
 
-def above_noise(values: np.ndarray, rows: int, cols: int) -> str:
-    """`53 directions above noise, 91 % of the energy`; empty where it cannot be told."""
-    rank = float(signal_rank(values, rows, cols))
-    if not np.isfinite(rank):
-        return ""
-    share = float(signal_share(values, rows, cols))
-    return f"{rank:.0f} direction{'' if rank == 1 else 's'} above noise, {share:.0%} of the energy"
+def above_noise(values: np.ndarray, rows: int, cols: int) -> list[str]:
+    """`53 directions above noise, 91 % of the energy` for each spectrum of (n, q); empty where it cannot be told."""
+    ranks = signal_rank(values, rows, cols)
+    return [
+        f"{rank:.0f} direction{'' if rank == 1 else 's'} above noise, {share:.0%} of the energy" if rank >= 0 else ""
+        for rank, share in zip(ranks, energy_share(values, ranks), strict=True)
+    ]
 
 
 def mark_noise_in_density(figure: go.Figure, singular_values: pd.DataFrame, shape: tuple[int, int]) -> go.Figure:
@@ -32,6 +33,7 @@ def mark_noise_in_density(figure: go.Figure, singular_values: pd.DataFrame, shap
         if values is None or not np.isfinite(edge):
             continue
         x, low = edge / float(values.sum()), float(np.min(trace.y))
+        (above,) = above_noise(values[None], *shape)
         figure.add_scatter(
             x=[x, x],
             y=[low, low + 0.94],
@@ -40,7 +42,7 @@ def mark_noise_in_density(figure: go.Figure, singular_values: pd.DataFrame, shap
             name="edge of noise",
             legendgroup="edge of noise",
             showlegend=number == 0,
-            hovertemplate=f"edge of noise at %{{x:.3~g}}<br>{above_noise(values, *shape)}<extra></extra>",
+            hovertemplate=f"edge of noise at %{{x:.3~g}}<br>{above}<extra></extra>",
         )
         figure.add_annotation(
             x=0,
@@ -48,10 +50,10 @@ def mark_noise_in_density(figure: go.Figure, singular_values: pd.DataFrame, shap
             xanchor="left",
             y=low + 0.97,
             yanchor="top",
-            text=above_noise(values, *shape).replace(", ", ",<br>"),  # a narrow page would cut one line
+            text=above.replace(", ", ",<br>"),  # a narrow page would cut one line
             align="left",
             showarrow=False,
-            font={"color": CATEGORIES[1], "size": 12},
+            font_size=12,
         )
     return figure
 
@@ -59,18 +61,23 @@ def mark_noise_in_density(figure: go.Figure, singular_values: pd.DataFrame, shap
 def mark_noise_over_steps(figure: go.Figure, singular_values: pd.DataFrame, shape: tuple[int, int]) -> go.Figure:
     """Add the edge at each step to `spectrum_evolution`, and say what lies above it now; the same figure."""
     found = {step: values for step, values in spectra(singular_values).items() if values is not None}
-    edges = {step: float(noise_edge(values, *shape)) for step, values in found.items()}
-    told = [step for step, edge in edges.items() if np.isfinite(edge)]
-    if not told or not figure.data:
+    if not found or not figure.data:
         return figure
+    steps, values = np.array(list(found)), np.stack(list(found.values()))
+    edges = noise_edge(values, *shape)
+    told = np.flatnonzero(np.isfinite(edges))
+    if not len(told):
+        return figure
+    told = told[thin(edges[told], _MOST_POINTS)]
+    texts = above_noise(values[told], *shape)
     figure.add_scatter(
-        x=told,
-        y=[edges[step] for step in told],
+        x=steps[told],
+        y=edges[told],
         mode="lines" if len(told) > 1 else "markers",
         line=_LINE,
         name="edge of noise",
         showlegend=True,
-        text=[above_noise(found[step], *shape) for step in told],
+        text=texts,
         hovertemplate="edge of noise %{y:.4~g}<br>step %{x}<br>%{text}<extra></extra>",
     )
     figure.add_annotation(
@@ -80,9 +87,9 @@ def mark_noise_over_steps(figure: go.Figure, singular_values: pd.DataFrame, shap
         yref="paper",
         xanchor="right",
         yanchor="bottom",
-        text=f"{above_noise(found[told[-1]], *shape)} at step {told[-1]}".replace(", ", ",<br>"),
+        text=f"{texts[-1]} at step {steps[told[-1]]}".replace(", ", ",<br>"),
         align="right",
         showarrow=False,
-        font={"color": CATEGORIES[1], "size": 12},
+        font_size=12,
     )
     return figure

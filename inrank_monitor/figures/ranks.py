@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from inrank_monitor.figures.lines import add_matrix_lines
+from inrank_monitor.figures.lines import FEW_LINES, add_matrix_lines
 from inrank_monitor.figures.names import plotly_text, short_names
-from inrank_monitor.figures.style import NEUTRAL, SEQUENTIAL, empty_figure, new_figure, step_axis
+from inrank_monitor.figures.style import INK, NEUTRAL, SEQUENTIAL, empty_figure, legend_entry, new_figure, step_axis
 from inrank_monitor.figures.tables import (
     RANK_COLUMNS,
     by_matrix,
@@ -86,21 +86,26 @@ def _add_null_lines(figure: go.Figure, tables: Mapping[str, pd.DataFrame], colou
     steps = np.concatenate([rows["step"].to_numpy() for rows in tables.values()])
     positive = steps[steps > 0]
     ends = sorted({int(positive.min() if len(positive) else steps.min()), int(steps.max())})
+    # Beyond a few, the values are in the hover. One entry says what dashes mean, in a colour that no line has.
+    entry = "null rank" + (f" {', '.join(map(str, sorted(owners)))}" if 0 < len(owners) <= 3 else "")
+    own = {rank for rank, names in owners.items() if len(names) == 1 < len(tables)}
     for position, (null_rank, names) in enumerate(sorted(owners.items())):
         whose = plotly_text(names[0]) if len(names) == 1 else f"{len(names)} matrices"
         figure.add_scatter(
             x=ends,
             y=[null_rank] * len(ends),
             mode="lines" if len(ends) > 1 else "markers",
-            line={"dash": "dash", "width": 1.5, "color": colours[names[0]] if len(names) == 1 else NEUTRAL},
+            line={"dash": "dash", "width": 1.5, "color": colours[names[0]] if null_rank in own else NEUTRAL},
             marker={"symbol": "line-ew-open", "size": 18},
-            # Beyond a few, the values are in the hover and one entry says what dashes mean.
-            name=f"null rank {null_rank}" if len(owners) <= 3 else "null rank",
-            showlegend=len(owners) <= 3 or position == 0,
-            legendgroup=f"null rank {null_rank}" if len(owners) <= 3 else "null rank",
+            name=entry,
+            showlegend=position == 0 and not own,
+            legendgroup="null rank",
             meta=["null rank", null_rank],
             hovertemplate=f"null rank {null_rank}<br>{whose}<extra></extra>",
+            hoverinfo="skip" if len(tables) <= FEW_LINES else None,  # each line tells its own
         )
+    if own:
+        legend_entry(figure, entry, "null rank", showlegend=True, line={"dash": "dash", "width": 1.5, "color": NEUTRAL})
 
 
 def _add_growth(
@@ -131,9 +136,13 @@ def _add_growth(
             "line": {"width": 1, "color": "white"},
         },
         name="rank grown",
+        legendgroup="rank grown",
+        showlegend=False,
         text=labels,
         hovertemplate="%{text}<extra></extra>",
     )
+    look = {"symbol": "triangle-up", "size": 10, "color": INK}
+    legend_entry(figure, "rank grown", "rank grown", mode="markers", marker=look, showlegend=True)
 
 
 def rank_heatmap(

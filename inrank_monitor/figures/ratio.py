@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from inrank_monitor.figures.lines import add_matrix_lines, flat_line
+from inrank_monitor.figures.lines import add_matrix_lines, flat_line, hover_together
 from inrank_monitor.figures.names import plotly_text
 from inrank_monitor.figures.style import NEUTRAL, empty_figure, logarithmic, more_ink, new_figure, step_axis
 from inrank_monitor.figures.tables import (
@@ -81,6 +81,7 @@ def explained_ratio_curve(
     if null is not None:
         _add_curve(figure, _ratio(np.asarray(null), rule, size), "noise", NEUTRAL, dash="dash")
     flat_line(figure, threshold, f"α = {threshold:g}")
+    hover_together(figure, "rank %{x}")
     if log_rank:
         figure.update_xaxes(**logarithmic(np.array([1.0, size or singular_values.shape[1]])))
     figure.update_yaxes(range=[max(lowest, -0.5) - 0.04, 1.06])
@@ -116,7 +117,7 @@ def _add_curve(figure: go.Figure, ratio: _Ratio, label: str, colour: str, dash: 
         line={"color": colour, "width": 2, "dash": dash},
         name=f"{label}: rank {rank if rank is not None else 'not known'}",
         legendgroup=label,
-        hovertemplate=f"{label}<br>g(%{{x}}) = %{{y:.4f}}<extra></extra>",
+        hovertemplate=f"{label}: g = %{{y:.4f}}<extra></extra>",
     )
     if rank:
         figure.add_scatter(
@@ -127,7 +128,7 @@ def _add_curve(figure: go.Figure, ratio: _Ratio, label: str, colour: str, dash: 
             name=f"{label}: intrinsic rank",
             legendgroup=label,
             showlegend=False,
-            hovertemplate=f"{label}<br>least rank with g ≥ {ratio.threshold:g}: {rank}<extra></extra>",
+            hovertemplate=f"{label}: least rank with g ≥ {ratio.threshold:g}<extra></extra>",
         )
 
 

@@ -8,11 +8,12 @@ import plotly.graph_objects as go
 
 from inrank_monitor.figures.lines import MARKERS_UP_TO
 from inrank_monitor.figures.names import plotly_text
-from inrank_monitor.figures.style import empty_figure, logarithmic, more_ink, new_figure, step_axis
+from inrank_monitor.figures.style import add_lines, empty_figure, logarithmic, more_ink, new_figure, step_axis
 from inrank_monitor.figures.tables import geometric, thin
 
-MOST_LINES = 64
-MOST_POINTS = 60_000
+MOST_LINES = 32
+MOST_POINTS = 9_000  # a figure: of 32 lines one for every other pixel of its width
+THINNED = "thinned: of each line the first, the last and the extreme points"
 
 
 def spectrum_evolution(
@@ -26,13 +27,14 @@ def spectrum_evolution(
     """Each σ_i of the cumulative update over steps, darker is stronger (paper, Figures 3 and 8–15).
 
     Of more than `count` values, all leading ones are drawn and ever fewer of the rest; the first and the
-    last stay. On a dark page read "more ink" for "darker".
+    last stay. Of more snapshots than a figure has room for, those stay that shape a line, and the figure says so. On a
+    dark page read "more ink" for "darker".
 
     Args:
         singular_values: `run.singular_values(name)`: index step, descending values in columns 1..q. Rows of
             NaN (a non-finite update) are gaps.
         name: the matrix, for the title.
-        count: at most so many lines. Default: 64.
+        count: at most so many lines. Default: 32.
         log: logarithmic σ axis; zeros are left out.
         log_steps: logarithmic step axis, which hides step 0.
 
@@ -54,35 +56,39 @@ def spectrum_evolution(
     figure = new_figure(plotly_text(name), "step", "singular value σ of ΔW")
     steps = singular_values.index.to_numpy()
     shown = steps > 0 if log_steps else np.full(len(steps), True)
-    _add_values(figure, steps[shown], values[shown], count or MOST_LINES)
+    if _add_values(figure, steps[shown], values[shown], count or MOST_LINES, log_steps):
+        figure.update_xaxes(title_text=f"step<br><i>{THINNED}</i>")
     step_axis(figure, steps, log_steps)
     figure.update_yaxes(**(logarithmic(values[shown]) if log else {"rangemode": "tozero"}))
     return figure
 
 
-def _add_values(figure: go.Figure, steps: np.ndarray, values: np.ndarray, lines: int) -> None:
+def _add_values(figure: go.Figure, steps: np.ndarray, values: np.ndarray, lines: int, log_steps: bool) -> bool:
+    """Draw the lines; whether some of their points were left out."""
     total = values.shape[1]
     chosen = geometric(total, lines)
     limit = max(MOST_POINTS // len(chosen), 50)
     # The strongest last, so that they lie on top.
-    for i in reversed(chosen.tolist()):
-        kept = thin(values[:, i], limit)
-        figure.add_scatter(
-            x=steps[kept],
-            y=values[kept, i],
-            mode="lines+markers" if len(kept) == 1 else "lines",
-            line={
-                "color": more_ink(_position(i, total)),
-                "width": 1.6 if len(steps) <= MARKERS_UP_TO else 1.2,
-            },
-            marker={"size": 5},
-            name=f"σ{i + 1}",
-            meta=[i + 1],
-            showlegend=False,
-            hovertemplate="σ<sub>%{meta[0]}</sub> = %{y:.4~g}<br>step %{x}<extra></extra>",
-        )
+    add_lines(figure, (_line(i, steps, values, limit, log_steps) for i in reversed(chosen.tolist())))
     if len(chosen) > 1:
         _add_scale(figure, total)
+    return len(steps) > limit
+
+
+def _line(i: int, steps: np.ndarray, values: np.ndarray, limit: int, log_steps: bool) -> dict[str, object]:
+    total = values.shape[1]
+    kept = thin(values[:, i], limit, by_ratio=log_steps)
+    return {
+        "x": steps[kept],
+        "y": values[kept, i],
+        "mode": "lines+markers" if len(kept) == 1 else "lines",
+        "line": {"color": more_ink(_position(i, total)), "width": 1.6 if len(steps) <= MARKERS_UP_TO else 1.2},
+        "marker": {"size": 5},
+        "name": f"σ{i + 1}",
+        "meta": [i + 1],
+        "showlegend": False,
+        "hovertemplate": f"σ<sub>%{{meta[0]}}</sub> of {total} = %{{y:.4~g}}<br>step %{{x}}<extra></extra>",
+    }
 
 
 def _position(index: int, total: int) -> float:

@@ -1,13 +1,16 @@
 """One look for every figure: template, palettes, and the figure that says why there is nothing to draw.
 
-Backgrounds are transparent and all ink has contrast on white as well as on near-black, so that a figure sits
-on a light and on a dark page alike. Categories take the colours of Okabe and Ito (2008) without its yellow
+Backgrounds are transparent and all lines have contrast on white as well as on near-black, so that a figure sits
+on a light and on a dark page alike. Text has 4.5:1 on white; no one grey has that on both, so that the dashboard
+writes in its page's own colour. Categories take the colours of Okabe and Ito (2008) without its yellow
 and black, which vanish on one of the two; order takes cividis, or more and less ink of one blue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import colorsys
+from collections.abc import Hashable, Iterable, Mapping
+from functools import cache
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,7 +20,7 @@ BLUE = "#0072B2"
 STRENGTH = "#1C86C8"
 CATEGORIES = (BLUE, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SYMBOLS = ("circle", "square", "diamond", "x", "triangle-up", "cross", "star", "hexagon")
-INK = "#7b8087"
+INK = "#6c7178"
 NEUTRAL = "#8c8c8c"
 GRID = "rgba(128,128,128,0.22)"
 SEQUENTIAL = "cividis"
@@ -50,11 +53,16 @@ TEMPLATE = go.layout.Template(
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "colorway": list(CATEGORIES),
-        "margin": {"l": 64, "r": 24, "t": 48, "b": 56},
+        "margin": {"l": 72, "r": 24, "t": 48, "b": 64},  # less, and Plotly draws all twice: once to see that it is
         "xaxis": _AXIS,
         "yaxis": _AXIS,
         "hovermode": "closest",
-        "hoverlabel": {"align": "left", "namelength": -1},
+        "hoverlabel": {
+            "align": "left",
+            "namelength": -1,
+            "bgcolor": "white",
+            "font": {"color": "#1d2329", "size": 13},
+        },
         "legend": {
             "orientation": "h",
             "x": 0,
@@ -83,13 +91,20 @@ def more_ink(position: float) -> str:
 
 def new_figure(title: str, x_title: str, y_title: str, height: int = HEIGHT) -> go.Figure:
     """An empty figure in the common look; `uirevision` keeps a reader's zoom when the data are refreshed."""
-    figure = go.Figure()
-    figure.update_layout(template=TEMPLATE, title_text=title, height=height, uirevision="keep")
-    if not title:
-        figure.update_layout(margin_t=32)
-    figure.update_xaxes(title_text=x_title)
-    figure.update_yaxes(title_text=y_title)
-    return figure
+    layout = {
+        "template": TEMPLATE,
+        "title": {"text": title},
+        "height": height,
+        "uirevision": "keep",
+        "xaxis": {"title": {"text": x_title}},
+        "yaxis": {"title": {"text": y_title}},
+    }
+    return go.Figure(layout=layout if title else layout | {"margin": {"t": 32}})
+
+
+def add_lines(figure: go.Figure, lines: Iterable[Mapping[str, object]]) -> None:
+    """Add many scatter traces at once, each given by its properties: a third of the time of `add_scatter` for each."""
+    figure.add_traces([{"type": "scatter", **line} for line in lines])
 
 
 def logarithmic(values: np.ndarray) -> dict[str, object]:
@@ -102,7 +117,7 @@ def logarithmic(values: np.ndarray) -> dict[str, object]:
         return {"type": "log"}
     low, high = int(np.floor(np.log10(positive.min()))), int(np.ceil(np.log10(positive.max())))
     decades = high - low
-    leading = (1, 2, 5) if decades <= 2 else (1, 3) if decades <= 4 else (1,)
+    leading = (1, 2, 3, 4, 5, 6, 8) if decades <= 1 else (1, 2, 5) if decades <= 2 else (1, 3) if decades <= 4 else (1,)
     ticks = [digit * 10.0**power for power in range(low, high + 1, max(decades // 8, 1)) for digit in leading]
     return {"type": "log", "tickvals": ticks, "ticktext": [_plain(tick) for tick in ticks], "tickangle": 0}
 
@@ -131,8 +146,25 @@ def side_legend(figure: go.Figure) -> None:
 
 
 def category(position: int) -> str:
-    """The colour of the n-th category; they repeat after six, and then `symbol` tells them apart."""
-    return CATEGORIES[position % len(CATEGORIES)]
+    """The colour of the n-th category; none comes twice, and from the seventh on `symbol` helps to tell them apart."""
+    return CATEGORIES[position] if position < len(CATEGORIES) else _further_colour(position - len(CATEGORIES))
+
+
+@cache
+def _further_colour(number: int) -> str:
+    """Hues by the golden ratio, in turn dark, light and between: at least 3:1 on white and on near-black."""
+    hue, wanted = (0.765 + 0.6180339887 * number) % 1.0, (0.14, 0.27, 0.2)[number % 3]
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _luminance(colorsys.hls_to_rgb(hue, middle, 0.6)) < wanted else (low, middle)
+    return "#" + "".join(f"{round(255 * part):02X}" for part in colorsys.hls_to_rgb(hue, low, 0.6))
+
+
+def _luminance(colour: tuple[float, float, float]) -> float:
+    """Relative luminance of the web's contrast rule."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def symbol(position: int) -> str:
@@ -142,4 +174,5 @@ def symbol(position: int) -> str:
 
 def legend_entry(figure: go.Figure, name: str, group: Hashable, **style: object) -> None:
     """A legend entry that stands for a whole group of lines, drawn by a trace without points."""
-    figure.add_scatter(x=[None], y=[None], mode="lines", name=name, legendgroup=str(group), hoverinfo="skip", **style)
+    look = {"mode": "lines", **style}
+    figure.add_scatter(x=[None], y=[None], name=name, legendgroup=str(group), hoverinfo="skip", **look)

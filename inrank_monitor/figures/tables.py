@@ -107,11 +107,14 @@ def names_meant(text: str, present: Sequence[str]) -> list[str]:
 
 def by_matrix(measurements: pd.DataFrame, names: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Each matrix's rows, sorted by step."""
-    groups = {str(name): rows for name, rows in measurements.groupby("matrix", observed=True, sort=False)}
-    return {name: groups[name].sort_values("step") for name in names}
+    rows = measurements[measurements["matrix"].isin(names)]
+    if not rows["step"].is_monotonic_increasing:
+        rows = rows.sort_values("step", kind="stable")
+    groups = {str(name): group for name, group in rows.groupby("matrix", observed=True, sort=False)}
+    return {name: groups[name] for name in names}
 
 
-def thin(values: np.ndarray, limit: int) -> np.ndarray:
+def thin(values: np.ndarray, limit: int, *, by_ratio: bool = False) -> np.ndarray:
     """Positions of at most about `limit` points that keep the first, the last and every extreme of the curve.
 
     The curve is cut into equal stretches, and each keeps its lowest and its highest point, and one NaN if it
@@ -120,13 +123,14 @@ def thin(values: np.ndarray, limit: int) -> np.ndarray:
     Args:
         values: (n,), NaN allowed.
         limit: points to keep, at least 8; the answer is never longer than that.
+        by_ratio: stretches grow with their place, as they look equal on a logarithmic axis.
     """
     count = len(values)
     if count <= max(limit, 8):
         return np.arange(count)
     gaps = np.isnan(values)
     stretches = (max(limit, 8) - 2) // (3 if gaps.any() else 2)
-    edges = np.linspace(1, count - 1, stretches + 1).astype(int)
+    edges = (np.geomspace if by_ratio else np.linspace)(1, count - 1, stretches + 1).astype(int)
     low, high = np.where(gaps, np.inf, values), np.where(gaps, -np.inf, values)
     kept = {0, count - 1}
     for start, end in pairwise(edges):

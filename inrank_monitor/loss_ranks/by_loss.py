@@ -16,7 +16,7 @@ from torch import nn
 from inrank_monitor.loss_ranks.evaluation import Evaluation, Loss
 from inrank_monitor.loss_ranks.places import Place
 from inrank_monitor.loss_ranks.problem import Problem
-from inrank_monitor.loss_ranks.result import LossRanks
+from inrank_monitor.loss_ranks.result import CurvePoint, LossRanks
 from inrank_monitor.loss_ranks.search import search
 from inrank_monitor.loss_ranks.start import Start, find_start
 from inrank_monitor.matrices import unwrap
@@ -95,7 +95,7 @@ def ranks_by_loss(
         found = _searched(evaluation, tolerance, max_evaluations)
     found = replace(found, step=start.step)
     if save and start.save is not None:
-        start.save(found.columns())
+        start.save(found.columns(), found.curve_columns())
     return found
 
 
@@ -111,9 +111,17 @@ def _searched(evaluation: Evaluation, tolerance: float, limit: int) -> LossRanks
 
     values = [places[index].singular_values.numpy()[: full[index]] for index in moving]
     costs = [places[index].size.parameters for index in moving]
-    problem = Problem(
-        values, costs, lambda some: evaluation.at(ranks_of(some)) - before, tolerance, limit - evaluation.count
-    )
+    curve = [CurvePoint(float(full.mean()), int(full.max(initial=0)), before)]
+    lengths = np.array([len(each) for each in values], dtype=np.int64)
+
+    def rise(some: np.ndarray) -> float:
+        loss, highest = evaluation.at(ranks_of(some)), int(some.max(initial=0))
+        if math.isfinite(loss):
+            alike = np.array_equal(some, np.minimum(lengths, highest))
+            curve.append(CurvePoint(float(ranks_of(some).mean()), highest if alike else None, loss))
+        return loss - before
+
+    problem = Problem(values, costs, rise, tolerance, limit - evaluation.count)
     found = search(problem, [_kind(places[index]) for index in moving])
     return LossRanks(
         ranks={place.name: int(rank) for place, rank in zip(places, ranks_of(found.ranks), strict=True)},
@@ -123,6 +131,7 @@ def _searched(evaluation: Evaluation, tolerance: float, limit: int) -> LossRanks
         tolerance=tolerance,
         uniform_rank=found.uniform,
         evaluations=evaluation.count,
+        curve=tuple(curve),
     )
 
 

@@ -30,6 +30,20 @@ class Size(NamedTuple):
         return self.rows + self.cols
 
 
+class CurvePoint(NamedTuple):
+    """One evaluation.
+
+    Attributes:
+        mean_rank: over all matrices.
+        uniform_rank: the one rank that all had, or their full rank where that is lower; None: they differed.
+        loss: there.
+    """
+
+    mean_rank: float
+    uniform_rank: int | None
+    loss: float
+
+
 @dataclass(frozen=True)
 class LossRanks:
     """The ranks at which W0 + (leading part of ΔW) keeps the loss within the tolerance, all matrices together.
@@ -45,6 +59,7 @@ class LossRanks:
         evaluations: how often the loss was evaluated.
         step: of the weights; None where no run says it.
         time: of the result, in unix seconds.
+        curve: what was evaluated, in that order; the first is the model as it is.
     """
 
     ranks: Mapping[str, int]
@@ -56,6 +71,7 @@ class LossRanks:
     evaluations: int
     step: int | None = None
     time: float = field(default_factory=time.time, repr=False)
+    curve: tuple[CurvePoint, ...] = field(default=(), repr=False)
 
     @property
     def rise(self) -> float:
@@ -84,6 +100,12 @@ class LossRanks:
         }
         columns = ["rank", "full_rank", "rows", "cols", "parameters"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("matrix")
+
+    def curve_columns(self) -> dict[str, list[Any]]:
+        """As the run's table `loss_curve` keeps what was evaluated, a row an evaluation."""
+        count = len(self.curve)
+        points = {name: [getattr(point, name) for point in self.curve] for name in CurvePoint._fields}
+        return {"step": [self.step or 0] * count, "time": [self.time] * count, **points}
 
     def columns(self) -> dict[str, list[Any]]:
         """As the run's table `loss_ranks` keeps it, a row a matrix."""

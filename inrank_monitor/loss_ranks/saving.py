@@ -21,7 +21,7 @@ from inrank_monitor.runs import (
     segment_path,
 )
 
-TABLE = "loss_ranks"
+TABLE, CURVE = "loss_ranks", "loss_curve"
 _ATTEMPTS = 100
 
 
@@ -32,13 +32,12 @@ def step_of(path: Path) -> int:
     return open_run(path).summary().step
 
 
-def saved_in(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Add the rows to the run's table.
+def saved_in(path: Path, columns: Mapping[str, Sequence[Any]], curve: Mapping[str, Sequence[Any]]) -> None:
+    """Add the rows to the run's tables, ranks and what was evaluated for them.
 
     Raises:
         OSError: it cannot be written.
     """
-    content = SCHEMAS[TABLE].serialize().to_pybytes() + make_batch(TABLE, columns).serialize().to_pybytes()
     lock = None
     with suppress(RuntimeError):  # a live process writes it: its numbers are in run.json already
         lock = Lock(path)
@@ -47,7 +46,11 @@ def saved_in(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
             taken = [entry["segment"] for entry in read_info(path)["segments"]]
             taken += [number for table in SCHEMAS for number in existing_segments(path, table)]
             with suppress(FileExistsError):
-                AppendFile.begin(segment_path(path, TABLE, 1 + max(taken)), content, exclusive=True).close()
+                for table, rows in ((TABLE, columns), (CURVE, curve)):
+                    if not rows["time"]:
+                        continue
+                    content = SCHEMAS[table].serialize().to_pybytes() + make_batch(table, rows).serialize().to_pybytes()
+                    AppendFile.begin(segment_path(path, table, 1 + max(taken)), content, exclusive=True).close()
                 return
         raise OSError(f"no number is free for another {TABLE} stream in {path}")
     finally:

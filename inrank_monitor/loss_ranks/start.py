@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,7 +30,7 @@ class Start:
         matrices: what run.json says of each; None: those that are found in the model.
         selection: `find_matrices`' keywords.
         step: at which the training stands; None where nothing says it.
-        save: writes the columns of a result into the run; None: there is no run.
+        save: writes the columns of a result, and of its curve, into the run; None: there is no run.
     """
 
     of: str
@@ -37,7 +38,7 @@ class Start:
     matrices: Sequence[Mapping[str, Any]] | None = None
     selection: Mapping[str, Any] = field(default_factory=dict)
     step: int | None = None
-    save: Callable[[Columns], None] | None = None
+    save: Callable[[Columns, Columns], None] | None = None
 
     def matrices_of(self, model: nn.Module) -> list[Matrix]:
         """The matrices of a model whose W0 this is, frozen or not.
@@ -102,7 +103,7 @@ def _of_run(path: Path) -> Start:
     options = RunOptions.from_json(info["options"])
     initial = _kept_in(path, info)
     step = step_of(path)
-    return Start(str(path), initial, info["matrices"], options.selection, step, lambda columns: saved_in(path, columns))
+    return Start(str(path), initial, info["matrices"], options.selection, step, partial(saved_in, path))
 
 
 def _kept_in(path: Path, info: Mapping[str, Any]) -> InitialWeights:

@@ -53,7 +53,11 @@ class InitialWeights:
 
     def of(self, parameter: str, device: torch.device) -> Tensor:
         """W0 of one parameter on `device`."""
-        return self._get(parameter).to(device, non_blocking=True)
+        return self._get(parameter).to(device)
+
+    def kept(self, parameter: str) -> Tensor:
+        """W0 of one parameter, where it is kept: on the host, or beside the weights."""
+        return self._get(parameter)
 
     def and_later(self, names: Iterable[str], later: InitialWeights) -> InitialWeights:
         """These, and those of the named parameters, which were taken later."""

@@ -125,9 +125,13 @@ class Matrix:
         """This matrix's factors out of the whole parameter's: a block of the left one's rows, an expert of both."""
         return self.view(left), right if right.ndim == 2 else self.view(right)
 
+    def piece(self, value: Tensor) -> Tensor:
+        """What of the parameter's value is this matrix's, as it lies there; `orient` makes (rows, cols) of it."""
+        return value if self.block is None else self.block.of(value)
+
     def view(self, value: Tensor) -> Tensor:
         """The parameter's value to this matrix, (rows, cols); without a copy, unless it lies in several pieces."""
-        return self.orient(value if self.block is None else self.block.of(value))
+        return self.orient(self.piece(value))
 
     def axis_of(self, dimension: int, shape: Sequence[int]) -> int:
         """The side of this matrix, 0 or 1, along which that dimension of a parameter of this shape lies."""

@@ -22,7 +22,14 @@ from inrank_monitor.matrices import find_matrices, initial_weights
 from inrank_monitor.plan.costs import leading_work
 from inrank_monitor.plan.quantities import Curve, PlannedMatrix, Rates, Speed, is_full
 from inrank_monitor.plan.scenario import Scenario
-from inrank_monitor.spectra import SpectrumMethod, SpectrumPool, gram_matrix, scratch, singular_values_of_gram
+from inrank_monitor.spectra import (
+    SpectrumMethod,
+    SpectrumPool,
+    gram_matrix,
+    krylov_sizes,
+    scratch,
+    singular_values_of_gram,
+)
 
 LARGEST = 2048
 _SIDES, _ENTRIES = 4, 1 << 24  # how many sides are tried; of a matrix to read, subtract, or take leading values of
@@ -108,22 +115,18 @@ def _spectra(matrices: Sequence[PlannedMatrix], pool: SpectrumPool, device: torc
 
 
 def _leading(matrices: Sequence[PlannedMatrix], count: int, pool: SpectrumPool, device: torch.device) -> float:
-    """Of a unit of work, where the last snapshot's subspace is the start; 0 if all matrices are measured in full."""
+    """Of a unit of work; 0 if all matrices are measured in full."""
     shapes = [(matrix.rows, matrix.cols) for matrix in matrices if not is_full(matrix.short, count)]
     if not shapes:
         return 0.0
     rows, cols = max(shapes, key=lambda shape: leading_work(shape[0], shape[1], count))
-    least = 4 * (count + 8) + 1  # where the full spectrum is no less work
+    block, blocks = krylov_sizes(count)
+    least = 2 * block * blocks + 1  # where the full spectrum is no less work
     rows, cols = (min(side, max(LARGEST, least)) for side in (rows, cols))
     updates = [torch.randn(rows, cols, device=device) for _ in range(pool.workers)]
-    methods = [SpectrumMethod(count) for _ in updates]
-
-    def measure(number: int) -> None:
-        for _ in range(2):  # its side of the matrix takes turns
-            methods[number].spectrum("", updates[number])
-
-    list(pool.map(measure, range(pool.workers)))  # the first snapshot
-    return _seconds(measure, pool, device) / (2 * leading_work(rows, cols, count))
+    method = SpectrumMethod(count)
+    seconds = _seconds(lambda number: method.spectrum(updates[number]), pool, device)
+    return seconds / leading_work(rows, cols, count)
 
 
 def _update(matrices: Sequence[PlannedMatrix], pool: SpectrumPool, device: torch.device) -> float:

@@ -27,17 +27,21 @@ from inrank_monitor.plan.quantities import (
     rows_held,
     values_of,
 )
+from inrank_monitor.spectra import krylov_sizes
 
 RECORD_BYTES = 28  # of the recorder, for a singular value: two float64 copies, three float32 ones
 
 
 def leading_work(rows: int, cols: int, count: int) -> float:
-    """Work of one half-step of `leading`, in products.
+    """Work of the `leading` values, in products.
 
-    With the matrix: count + 8 directions, and 16 probes through four products. With the basis, on one side or the
-    other by turns: its Gram matrix in float64, which counts twice, and its rotation.
+    With the matrix: each block of the space twice, a folded start, 32 probes through six products. With the basis: what
+    lies outside of it, two to three times, and its rotation on the short side; on the long one the Gram matrix in
+    float64, which counts twice, of which five eighths are made.
     """
-    return rows * cols * (count + 8 + 4 * 16) + (rows + cols) / 2 * 3 * (count + 8) ** 2
+    block, blocks = krylov_sizes(count)
+    width, (short, long) = block * blocks, sorted((rows, cols))
+    return rows * cols * (block / 4 + 2 * width + 6 * 32) + (3 * short + 1.25 * long) * width**2
 
 
 def spectrum_seconds(matrix: PlannedMatrix, leading: int | None, speed: Speed) -> float:
@@ -136,8 +140,9 @@ def _weights(own: Sequence[PlannedMatrix], layout: Layout) -> int:
 def _seconds_alone(
     own: Sequence[PlannedMatrix], leading: int | None, layout: Layout, rates: Rates, fetch: float
 ) -> float:
-    """A process's whole matrices, taken up in order by its workers; by all threads at once if there are few."""
-    pooled = layout.threads > 1 and len(own) >= layout.threads
+    """A process's whole matrices, taken up in order by its workers; few leading ones by all threads at once."""
+    few = len(own) < layout.threads and not any(is_full(matrix.short, leading) for matrix in own)
+    pooled = layout.threads > 1 and not few
     speed = rates.pool if pooled else rates.alone
     fetched: set[str] = set()
     seconds = []
@@ -157,7 +162,7 @@ def _seconds_in_shards(matrices: Sequence[PlannedMatrix], layout: Layout, rates:
         longest = 0.0
         for number in range(min(layout.processes, len(group))):
             held = group[number :: layout.processes]
-            pooled = layout.threads > 1 and len(held) >= layout.threads
+            pooled = layout.threads > 1
             curve = (rates.pool if pooled else rates.alone).eigenvalues
             times = [matrix.short**3 * curve.at(matrix.short) for matrix in held]
             longest = max(longest, _makespan(times, layout.threads if pooled else 1))

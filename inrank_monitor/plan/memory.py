@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from inrank_monitor.plan.quantities import Layout, PlannedMatrix, exchanges, is_full, parameter_bytes
-from inrank_monitor.spectra import columns_at_a_time
+from inrank_monitor.spectra import PIECE_BYTES, PIECES, columns_at_a_time, krylov_sizes, waiting_bytes
 
 
 def memory(own: Sequence[PlannedMatrix], leading: int | None, layout: Layout) -> tuple[int, int]:
@@ -28,21 +28,16 @@ def memory(own: Sequence[PlannedMatrix], leading: int | None, layout: Layout) ->
         on_device, on_host = max(product, solving / 2), solving
         host = max(product, solving)
     else:
-        workers = layout.threads if len(own) >= layout.threads else 1
-        kept = sum(_basis(matrix, leading) for matrix in own)
-        product = sum(_largest((_whole_peak(matrix, leading) for matrix in own), workers))
-        squares = _largest((8 * matrix.short**2 for matrix in own if is_full(matrix.short, leading)), workers)
-        on_device, on_host = kept + workers * first + product, 2 * sum(squares)
+        workers = min(layout.threads, len(own))
+        peaks = [_whole_peak(matrix, leading) for matrix in own]
+        squares = [8 * matrix.short**2 for matrix in own if is_full(matrix.short, leading)]
+        solving = 2 * sum(_largest(squares, workers))
+        # Of an accelerator one matrix at a time; its Gram matrix then waits on the host, with all others at most.
+        on_device = PIECE_BYTES + max((_device_peak(matrix, leading) for matrix in own), default=0.0)
+        on_host = PIECES * PIECE_BYTES + min(sum(squares), waiting_bytes()) + solving / 2
         other = first if workers > 1 else 0  # one worker reads while another one is at its peak
-        host = kept + first + other + max(product, on_host)
+        host = first + other + max(sum(_largest(peaks, workers)), solving)
     return (first + round(on_host), round(on_device)) if layout.on_device else (round(max(first, host)), 0)
-
-
-def _basis(matrix: PlannedMatrix, leading: int | None) -> int:
-    """What is remembered of a matrix for its next leading values."""
-    if leading is None or is_full(matrix.short, leading):
-        return 0
-    return (leading + 8) * max(matrix.rows, matrix.cols) * matrix.width
 
 
 def _largest(sizes: Iterable[float], count: int) -> list[float]:
@@ -56,10 +51,18 @@ def _whole_peak(matrix: PlannedMatrix, leading: int | None) -> float:
     if is_full(matrix.short, leading):
         return update + max(widened, _gram_peak(matrix.short, max(matrix.rows, matrix.cols)), 16 * matrix.short**2)
     assert leading is not None
-    long, width = max(matrix.rows, matrix.cols), leading + 8
-    folded = update / (4 if long >= 16 * width else 1)  # for the random start of the first snapshot
-    block = long * (width + 16)
-    return update + max(widened, folded + 8 * block, 20 * block)
+    long, (block, blocks) = max(matrix.rows, matrix.cols), krylov_sizes(leading)
+    width = block * blocks
+    folded = update / (4 if long >= 16 * block else 1)  # for the random start
+    space = matrix.width * width * (2 * matrix.short + 2 * long)  # the basis, what is left over, the products twice
+    return update + max(widened, folded, space + 8 * width * (2 * width + columns_at_a_time(width, long)))
+
+
+def _device_peak(matrix: PlannedMatrix, leading: int | None) -> float:
+    """Of a whole matrix on an accelerator, which subtracts a few columns at a time where all values are asked for."""
+    if is_full(matrix.short, leading):
+        return _gram_peak(matrix.short, max(matrix.rows, matrix.cols))
+    return _whole_peak(matrix, leading)
 
 
 def _shard_peak(matrix: PlannedMatrix, layout: Layout) -> float:

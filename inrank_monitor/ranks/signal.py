@@ -148,9 +148,10 @@ def _above(values: np.ndarray, count: np.ndarray, noise: _Noise) -> np.ndarray:
 
 
 def _is_bulk(values: np.ndarray, count: np.ndarray, noise: _Noise) -> np.ndarray:
-    """Whether the values after the `count` leading ones have the quartiles of noise."""
+    """Whether the values after the `count` leading ones have the quartiles of noise; where half are zero: no."""
     upper, median, lower = (_quantile_below(values, count, place) for place in (0.25, 0.5, 0.75))
-    away = np.maximum(abs(upper / median - noise.upper[count]), abs(lower / median - noise.lower[count]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        away = np.maximum(abs(upper / median - noise.upper[count]), abs(lower / median - noise.lower[count]))
     return np.asarray(away <= noise.tolerance[count])
 
 
@@ -173,14 +174,16 @@ def noise_edge(singular_values: Float[np.ndarray, "*batch q"], rows: int, cols: 
     values = np.asarray(singular_values, dtype=np.float64)
     count = signal_rank(values, rows, cols)
     flat, found = values.reshape(-1, values.shape[-1]), count.reshape(-1)
-    edge = np.full(len(flat), np.nan)
-    for place in np.flatnonzero(np.isfinite(found)):
-        rank, row, noise = int(found[place]), flat[place : place + 1], _noise(rows, cols)
-        bases = [base for base in dict.fromkeys((rank, 0)) if int(_above(row, np.array([base]), noise)[0]) == rank]
-        base = bases[0] if bases else rank
-        measured = float(noise.edges[base] * _quantile_below(row, np.array([base]), 0.5)[0])
-        above = row[0, rank - 1] if rank else np.inf
-        edge[place] = min(max(measured, float(row[0, rank])), float(above))
+    edge, told = np.full(len(flat), np.nan), np.flatnonzero(np.isfinite(found))
+    if len(told):
+        rest, rank, noise = flat[told, : min(rows, cols)], found[told].astype(np.int64), _noise(rows, cols)
+        none = np.zeros_like(rank)
+        from_all = (_above(rest, rank, noise) != rank) & (_above(rest, none, noise) == rank)
+        base = np.where(from_all, none, rank)  # by which median exactly these were found to lie above
+        measured = noise.edges[base] * _quantile_below(rest, base, 0.5)
+        each = np.arange(len(told))
+        last_above = np.where(rank > 0, rest[each, rank - 1], np.inf)
+        edge[told] = np.minimum(np.maximum(measured, rest[each, rank]), last_above)
     return edge.reshape(count.shape)
 
 

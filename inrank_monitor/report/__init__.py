@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from inrank_monitor.report.digest import matrix_table, missing_line, verdict
 from inrank_monitor.report.document import FigureStore, html_document, write_text
-from inrank_monitor.report.figure_sections import telling_matrices
-from inrank_monitor.report.overview import overview_table
+from inrank_monitor.report.figure_sections import early_middle_late, telling_matrices
+from inrank_monitor.report.overview import overview_table, standing_out
 from inrank_monitor.report.page import write_html
 from inrank_monitor.report.runs import runs_table
 from inrank_monitor.report.table_sections import html_table
@@ -26,6 +26,7 @@ from inrank_monitor.report.terminal import printable, report_table
 
 __all__ = [
     "FigureStore",
+    "early_middle_late",
     "html_document",
     "html_table",
     "matrix_table",
@@ -34,6 +35,7 @@ __all__ = [
     "printable",
     "report_table",
     "runs_table",
+    "standing_out",
     "telling_matrices",
     "verdict",
     "write_html",

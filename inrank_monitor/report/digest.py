@@ -9,7 +9,7 @@ import pandas as pd
 
 from inrank_monitor.ranks import VERDICTS, buffer_rank_text, cut_text, too_large_text
 from inrank_monitor.report.source import RunTables
-from inrank_monitor.runs import peaks, verdicts
+from inrank_monitor.runs import DIVERGED, find_divergence, peaks, verdicts
 
 _COLUMNS = (
     "step",
@@ -29,8 +29,8 @@ def matrix_table(run: RunTables) -> pd.DataFrame:
     Returns:
         DataFrame indexed by matrix: rows, cols, buffer_rank, step, intrinsic_rank, null_rank, rank_over_null_rank,
         signal_rank, peak_rank, peak_step, stable_rank, effective_rank, relative_norm; verdict (text, on the newest
-        measurement, finite or not). Where ranks by loss were taken also loss_rank, of the newest result. NaN for what
-        is not known, and for a matrix that has no finite measurement.
+        measurement, finite or not; of a run that diverged, that it did). Where ranks by loss were taken also loss_rank,
+        of the newest result. NaN for what is not known, and for a matrix that has no finite measurement.
     """
     table = run.matrices.reindex(columns=["rows", "cols", "buffer_rank", "null_rank"])
     measured = run.measurements
@@ -46,7 +46,7 @@ def matrix_table(run: RunTables) -> pd.DataFrame:
         table["loss_rank"] = by_loss["rank"].astype(float)
         order.append("loss_rank")
     table = table[[*order, "stable_rank", "effective_rank", "relative_norm"]]
-    return table.assign(verdict=verdicts(run.matrices, measured))
+    return table.assign(verdict=verdicts(run.matrices, measured, find_divergence(run.scalars, measured)))
 
 
 def newest_loss_ranks(loss_ranks: pd.DataFrame) -> pd.DataFrame:
@@ -117,6 +117,12 @@ def status_line(run: RunTables) -> str:
     return " · ".join(parts)
 
 
+def divergence_line(run: RunTables) -> str:
+    """That the run diverged, and how it is known; empty if it did not."""
+    found = find_divergence(run.scalars, run.measurements)
+    return found.text if found else ""
+
+
 def tracker_cost(run: RunTables) -> str:
     """The tracker's own seconds and their share of wall time, as far as they were logged."""
     scalars = run.scalars
@@ -144,7 +150,7 @@ def verdict(table: pd.DataFrame) -> str:
     counts = table["verdict"].value_counts()
     if counts.empty or table["step"].isna().all():
         return "No matrix has a finite measurement yet."
-    found = ", ".join(f"{counts[each]} {each}" for each in VERDICTS if each in counts)
+    found = ", ".join(f"{counts[each]} {each}" for each in (*VERDICTS, DIVERGED) if each in counts)
     said = f"Of {_count(len(table), 'matrix')}: {found}."
     ratio = table["rank_over_null_rank"].dropna()
     if len(ratio) == 0:

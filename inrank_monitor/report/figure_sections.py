@@ -12,6 +12,7 @@ from inrank_monitor import figures
 from inrank_monitor.ranks import null_singular_values
 from inrank_monitor.report.document import FigureStore
 from inrank_monitor.report.source import RunTables
+from inrank_monitor.runs import find_divergence, with_divergence
 
 LINES_AT_MOST = 24
 _OWN_SCALARS = ("tracker_seconds", "tracker_overhead")
@@ -37,6 +38,7 @@ def overview(run: RunTables, table: pd.DataFrame, store: FigureStore) -> str:
         groups=figures.families(names) if len(shown) > 8 else None,
         log_steps=log_steps,
     )
+    figures.mark_events(lines, with_divergence(run.events.iloc[:0], find_divergence(run.scalars, measurements)))
     note = f" ({len(shown)} of {len(names)} matrices, spread over kinds and depth)" if len(shown) < len(names) else ""
     parts = [
         "<h2>Rank of every matrix, beside the rank of noise</h2>",
@@ -96,7 +98,7 @@ def _close_up(run: RunTables, name: str) -> dict[str, go.Figure]:
     )
     ratio = figures.explained_ratio_curve(
         values,
-        _early_middle_late(values),
+        early_middle_late(values),
         run.threshold,
         run.buffer_rank,
         run.definition,
@@ -108,7 +110,7 @@ def _close_up(run: RunTables, name: str) -> dict[str, go.Figure]:
     return {"spectrum_evolution": spectra, "spectrum_density": density, "explained_ratio_curve": ratio}
 
 
-def _early_middle_late(values: pd.DataFrame) -> list[int] | None:
+def early_middle_late(values: pd.DataFrame) -> list[int] | None:
     """Three steps with an update: the first, that in the middle of the snapshots, the last."""
     if not values.shape[1]:
         return None

@@ -115,6 +115,12 @@ def unusual(table: pd.DataFrame, events: pd.DataFrame) -> list[str]:
     return ["; ".join(each) for each in said]
 
 
+def standing_out(table: pd.DataFrame) -> list[str]:
+    """The unusual matrices of an overview table, to be ringed on its map; none where more than a third of them are."""
+    odd = [str(name) for name in table.index[table["unusual"] != ""]]
+    return odd if len(odd) <= len(table) / 3 else []
+
+
 def _far(values: np.ndarray, places: np.ndarray, peers: np.ndarray) -> list[tuple[int, float]]:
     """Which places hold what is far from the peers, and how many times their median it is."""
     logs = np.log(np.maximum(values, 0.5 if np.nanmax(values, initial=0) >= 2 else 1e-12))

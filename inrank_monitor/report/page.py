@@ -5,7 +5,15 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from inrank_monitor.report.digest import loss_line, matrix_table, remarks, rule_line, status_line, verdict
+from inrank_monitor.report.digest import (
+    divergence_line,
+    loss_line,
+    matrix_table,
+    remarks,
+    rule_line,
+    status_line,
+    verdict,
+)
 from inrank_monitor.report.document import FigureStore, html_document, write_text
 from inrank_monitor.report.figure_sections import close_ups, overview
 from inrank_monitor.report.source import RunTables
@@ -50,6 +58,7 @@ def render(run: RunTables) -> str:
         f"<h1>{escape(run.name)}</h1>",
         f'<p class="status">{escape(status_line(run))}</p>',
         f'<p class="status">{escape(rule_line(run))}</p>',
+        f'<p class="status"><strong>⚠ {escape(diverged)}</strong></p>' if (diverged := divergence_line(run)) else "",
         f'<p class="verdict">{escape(verdict(table))}</p>',
         f'<p class="status">{escape(said)}</p>' if (said := loss_line(run)) else "",
         f'<ul class="notes">{notes}</ul>' if notes else "",

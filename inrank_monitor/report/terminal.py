@@ -11,6 +11,7 @@ import pandas as pd
 from inrank_monitor.figures import representative, short_names
 from inrank_monitor.report.digest import (
     cells,
+    divergence_line,
     loss_line,
     matrix_table,
     remarks,
@@ -68,7 +69,10 @@ def report_table(run: RunTables, limit: int | None = 60, width: int | None = Non
     def _wrap(text: str, first: str = "", rest: str = "") -> list[str]:
         return wrapped(text, min(width, _PROSE), first, rest)
 
-    lines = [*_wrap(run.name), *_wrap(status_line(run)), *_wrap(rule_line(run)), ""]
+    lines = [*_wrap(run.name), *_wrap(status_line(run)), *_wrap(rule_line(run))]
+    if diverged := divergence_line(run):
+        lines += _wrap(f"! {diverged}")
+    lines.append("")
     rows, columns = _rows(table.loc[shown], list(table.index), width)
     lines += rows
     legend = "; ".join(text for column, text in _LEGEND.items() if column in columns) + "; -: cannot be told."

@@ -8,14 +8,16 @@ from typing import Any
 import pandas as pd
 
 from inrank_monitor.ranks import Verdict, dense_verdict, factors_verdict
+from inrank_monitor.runs.divergence import DIVERGED, Divergence
 
 
-def verdicts(matrices: pd.DataFrame, measurements: pd.DataFrame) -> pd.Series:
+def verdicts(matrices: pd.DataFrame, measurements: pd.DataFrame, diverged: Divergence | None = None) -> pd.Series:
     """The verdict on each matrix at its newest measurement, finite or not.
 
     Args:
         matrices: `run.matrices`.
         measurements: `run.measurements`, or recomputed.
+        diverged: `run.diverged`; where the whole training did, that stands in place of what a spectrum looks like.
 
     Returns:
         Text by matrix, in model order; NA where nothing was measured.
@@ -23,11 +25,14 @@ def verdicts(matrices: pd.DataFrame, measurements: pd.DataFrame) -> pd.Series:
     newest = measurements.drop_duplicates("matrix", keep="last")
     rows = newest.set_index(newest["matrix"].astype(str)).reindex(columns=list(_NEEDED)).astype("Float64").astype(float)
     rows = rows.join(matrices.reindex(columns=["rows", "cols", "buffer_rank"]))
-    found = {name: _verdict(row) for name, row in zip(rows.index, rows.to_dict("records"), strict=True)}
+    found: dict[Any, str] = {name: _verdict(row) for name, row in zip(rows.index, rows.to_dict("records"), strict=True)}
     names = pd.Index([str(name) for name in matrices.index], name="matrix")
+    if diverged is not None and diverged.everywhere:
+        found = {name: verdict if verdict in _NO_UPDATE else DIVERGED for name, verdict in found.items()}
     return pd.Series(found, dtype=object, name="verdict").reindex(names)
 
 
+_NO_UPDATE = ("not finite", "has not moved")
 _NEEDED = ("spectral_norm", "stable_rank", "signal_rank", "numerical_rank", "error_bound", "layer_rank", "capacity")
 
 

@@ -94,6 +94,11 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("evaluations", pa.int32()),
         ("uniform_rank", pa.int32()),  # null where it was not looked for
     ),
+    "loss_curve": _schema(  # a row an evaluation of a result above, which has the same time
+        ("mean_rank", pa.float64()),
+        ("uniform_rank", pa.int32()),  # null where not all matrices had one rank
+        ("loss", pa.float64()),
+    ),
 }
 # What earlier versions wrote, name by name, since the lists above may grow: never changed, only added to.
 _VERSION_1 = _measurements(

@@ -15,10 +15,17 @@ from inrank_monitor.runs import run_file
 from inrank_monitor.runs.earlier import completed
 from inrank_monitor.runs.lock import is_locked
 from inrank_monitor.runs.log import RUN_FILE, SCHEMAS, existing_segments
+from inrank_monitor.runs.notes import NOTES_FILE
 from inrank_monitor.runs.segment import Segment
 
 Status = Literal["live", "finished", "interrupted"]
-_SILENT_SECONDS = 120.0  # without locks, a run is live while its files are younger than this
+SILENT_SECONDS = 120.0  # without locks, a run is live while its files are younger than this
+
+
+def silent_seconds(directory: Path) -> float:
+    """For how long a run has written nothing; what its reader notes beside it does not count."""
+    files = [path for path in directory.iterdir() if not path.name.startswith(NOTES_FILE)]
+    return time.time() - max(path.stat().st_mtime for path in files)
 
 
 class LogFiles:
@@ -80,8 +87,7 @@ class LogFiles:
             return "finished" if self.info["ended"]["status"] == "finished" else "interrupted"
         locked = is_locked(self.path)
         if locked is None:
-            youngest = max(path.stat().st_mtime for path in self.path.iterdir())
-            locked = time.time() - youngest < _SILENT_SECONDS
+            locked = silent_seconds(self.path) < SILENT_SECONDS
         return "live" if locked else "interrupted"
 
     @property

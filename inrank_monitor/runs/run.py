@@ -17,6 +17,7 @@ from inrank_monitor.console import html_rows, never_raises
 from inrank_monitor.naming import find_name
 from inrank_monitor.ranks import Definition, RankRule, buffer_rank_text
 from inrank_monitor.runs.curve import too_few_points
+from inrank_monitor.runs.divergence import Divergence, find_divergence
 from inrank_monitor.runs.log import CHECKSUM, INTEGER_METRICS, RUN_FILE, SCHEMAS, make_batch
 from inrank_monitor.runs.log_files import LogFiles, Status
 from inrank_monitor.runs.options import RunOptions
@@ -117,7 +118,8 @@ class Run:
         seen = f"step {steps.max()}, {steps.nunique()} snapshots" if len(steps) else "nothing measured yet"
         rule = f"rank at α = {self.threshold:g}, {buffer_rank_text(self.matrices['buffer_rank'])}"
         heads = ("matrix", "rank", "null rank", "stable rank", "‖ΔW‖/‖W0‖")
-        return html_rows(heads, rows, f"{self.name}: {self.status}, {seen}, {len(self.matrices)} matrices; {rule}")
+        ended = f"{self.status}, {self.diverged.text}" if self.diverged else self.status
+        return html_rows(heads, rows, f"{self.name}: {ended}, {seen}, {len(self.matrices)} matrices; {rule}")
 
     @property
     def status(self) -> Status:
@@ -133,6 +135,14 @@ class Run:
     def too_few_points(self) -> str | None:
         """A sentence or two if it is too sparsely measured for a curve: how sparsely, and what to pass to `attach`."""
         return too_few_points(self.status, self.options, self.measurements, self.scalars)
+
+    @property
+    def diverged(self) -> Divergence | None:
+        """Whether it has diverged, by its loss, or by matrices that are not finite; since when, and how it is known."""
+        if "diverged" not in self._cache:
+            self._cache["diverged"] = find_divergence(self.scalars, self.measurements)
+        found: Divergence | None = self._cache["diverged"]
+        return found
 
     @property
     def matrices(self) -> pd.DataFrame:
@@ -199,6 +209,14 @@ class Run:
             self._cache["newest loss_ranks last"] = found
         loss_ranks: pd.DataFrame = self._cache["newest loss_ranks last"]
         return loss_ranks
+
+    @property
+    def loss_curve(self) -> pd.DataFrame:
+        """Each evaluation behind the ranks by loss: step, time (the result's), mean_rank, uniform_rank, loss.
+
+        Empty for results of versions that did not keep them.
+        """
+        return self._table("loss_curve")
 
     def matrix(self, name: str) -> str:
         """The full name of the matrix that is meant: by that name, as a table prints it, or by a glob for it alone.

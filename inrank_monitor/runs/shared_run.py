@@ -17,11 +17,14 @@ from typing import Literal, TypeVar
 import pandas as pd
 
 from inrank_monitor.ranks import RankRule
+from inrank_monitor.runs.configuration import Configuration, configuration_of
 from inrank_monitor.runs.curve import too_few_points
+from inrank_monitor.runs.divergence import Divergence, with_divergence
 from inrank_monitor.runs.log_files import Status
 from inrank_monitor.runs.recomputation import Recomputation, factored_matrices, logged_rule, null_ranks
 from inrank_monitor.runs.run import Run, buffer_ranks, open_run
 from inrank_monitor.runs.summary import RunSummary
+from inrank_monitor.runs.timeline import Timeline, timeline_of
 
 MAX_AGE = 0.5  # seconds between two looks at the disk, however many pages ask
 Result = TypeVar("Result")
@@ -29,17 +32,20 @@ _RULES_KEPT = 4
 _SPECTRA_KEPT = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one state is only like itself: what is made of it can be kept by it
 class RunState:
     """A run as it is at one moment, by one rule. The frames are shared: do not change them.
 
     Attributes:
         version: grows whenever something new was read.
         matrices: with the buffer ranks and null ranks of this rule, and whether the matrix is held in factors.
+        diverged: since when, and how it is known; None: it is not.
         problems: what could not be read, in sentences.
         leading: how many singular values were kept; None: all.
         measured: how many of them were measured, where the others are estimates; None: all.
         too_few_points: a sentence or two if it is too sparsely measured for a curve.
+        configuration: what it was trained with, as far as that is known.
+        timeline: where its steps lie in time, tokens and its training.
     """
 
     name: str
@@ -54,16 +60,30 @@ class RunState:
     directions: pd.DataFrame
     scalars: pd.DataFrame
     events: pd.DataFrame
+    diverged: Divergence | None
     loss_ranks: pd.DataFrame
+    loss_curve: pd.DataFrame
     problems: list[str]
     leading: int | None
     measured: int | None
     too_few_points: str | None
+    configuration: Configuration
+    timeline: Timeline
 
     @property
     def steps(self) -> list[int]:
         """The measured steps."""
         return [int(step) for step in self.measurements["step"].unique()]
+
+    @property
+    def marked_events(self) -> pd.DataFrame:
+        """The events, and that the run diverged: for figures over steps."""
+        return with_divergence(self.events, self.diverged)
+
+    @property
+    def divergence_mark(self) -> pd.DataFrame:
+        """Of `marked_events` that alone."""
+        return with_divergence(self.events.iloc[:0], self.diverged)
 
     @property
     def last_step(self) -> int:
@@ -75,11 +95,16 @@ class RunState:
 class SharedRun:
     """A run that several threads read; see `RunState`.
 
+    Args:
+        path: of its directory.
+        name: what it is called; default: as its directory.
+
     Raises:
         FileNotFoundError, ValueError: as `open_run`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        self._name = name
         self._lock = threading.RLock()
         self._run: Run = open_run(path)
         self._recomputed: OrderedDict[RankRule, Recomputation] = OrderedDict()
@@ -155,8 +180,9 @@ class SharedRun:
             problems = list(run.problems)
         except OSError:
             problems = []
+        trained_with = configuration_of(run.path, run.info)
         return RunState(
-            name=run.name,
+            name=self._name or run.name,
             version=self._version,
             status=self.status,
             rule=rule,
@@ -168,11 +194,15 @@ class SharedRun:
             directions=run.directions,
             scalars=run.scalars,
             events=run.events,
+            diverged=run.diverged,
             loss_ranks=run.loss_ranks,
+            loss_curve=run.loss_curve,
             problems=problems + ([self._problem] if self._problem else []),
             leading=run.leading,
             measured=run.measured,
             too_few_points=too_few_points(self.status, run.options, run.measurements, run.scalars),
+            configuration=trained_with,
+            timeline=timeline_of(run, trained_with),
         )
 
     def singular_values(self, name: str, of: Literal["update", "weight"] = "update") -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from inrank_monitor.runs.log_files import Status
+from inrank_monitor.runs.notes import RunNotes, read_notes
 
 if TYPE_CHECKING:
     from inrank_monitor.runs.run import Run
@@ -32,6 +33,9 @@ class RunSummary:
         mean_rank: over the matrices, at the last snapshot; None where a cut spectrum does not tell one of the ranks.
         mean_rank_over_null_rank: mean of rank / null rank there.
         overhead: the tracker's share of wall time.
+        name: the directory's, or its path from the folder that was listed.
+        diverged: how that is known, in a sentence; None: it is not.
+        notes: tags and notes beside the run.
     """
 
     path: Path
@@ -46,6 +50,9 @@ class RunSummary:
     mean_rank: float | None
     mean_rank_over_null_rank: float | None
     overhead: float | None
+    name: str = ""
+    diverged: str | None = None
+    notes: RunNotes = field(default_factory=RunNotes)
 
 
 def summarise(run: Run) -> RunSummary:
@@ -76,4 +83,7 @@ def summarise(run: Run) -> RunSummary:
         mean_rank=mean(finite["intrinsic_rank"]),
         mean_rank_over_null_rank=mean(finite["rank_over_null_rank"]),
         overhead=latest("tracker_overhead"),
+        name=run.name,
+        diverged=run.diverged.text if run.diverged else None,
+        notes=read_notes(run.path),
     )

@@ -1,11 +1,9 @@
-"""Blocks of vectors, the stuff of block iterations: random ones, orthonormal bases, what lies outside of a basis."""
+"""Blocks of vectors, the stuff of block iterations: random ones, their products, what lies outside of a basis."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-from inrank_monitor.spectra.spectrum import float64, gram_matrix
 
 
 def gaussian(length: int, count: int, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -42,56 +40,3 @@ def outside(basis: Tensor, block: Tensor) -> Tensor:
         if float(torch.linalg.vector_norm(inside)) < 30 * float(torch.linalg.vector_norm(block)):
             break
     return block
-
-
-def complement(basis: Tensor, block: Tensor) -> Tensor:
-    """As many orthonormal columns as the block has, all outside V: the block's where it has that many, else random."""
-    added: Tensor
-    added, triangle = torch.linalg.qr(outside(basis, block))
-    lengths = triangle.diagonal().abs()
-    if float(lengths.min()) <= 1e-4 * float(lengths.max()):  # Q of a block of lower rank points anywhere, into V too
-        random = gaussian(block.shape[0], block.shape[1], block, torch.Generator("cpu").manual_seed(0))
-        added = torch.linalg.qr(outside(basis, random)).Q
-    return added
-
-
-def left_vectors(image: Tensor) -> tuple[Tensor, Tensor]:
-    """σ², descending, float64 on the CPU, and the left singular vectors.
-
-    From the Gram matrix. Where the columns are nearly orthogonal, as after a good start, float32 is enough for a
-    float32 image however far the values are apart, since rounding is relative to the columns' lengths. Else float64,
-    and the vectors are made orthonormal once more.
-    """
-    gram = (image.mT @ image).cpu().double()
-    squares, vectors = _descending(gram)
-    lengths = gram.diagonal().clamp_min(0).sqrt()
-    rotation = vectors / squares.sqrt().clamp_min(1e-300)
-    low, high = torch.aminmax(torch.linalg.vector_norm(rotation * lengths[:, None], dim=0))
-    if 0.01 < float(low) <= float(high) < 10:  # NaN fails as well
-        return squares, image @ rotation.to(image.device, image.dtype)
-    squares, vectors = _descending(gram_matrix(image.mT).cpu())
-    return squares, orthonormal(image @ vectors.to(image.device, image.dtype))
-
-
-def _descending(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, those below 0 by rounding as 0, and eigenvectors."""
-    values, vectors = torch.linalg.eigh(gram, UPLO="L")
-    return values.flip(0).clamp_min(0), vectors.flip(1)
-
-
-def orthonormal(tall: Tensor) -> Tensor:
-    """Orthonormal basis of the columns: Cholesky QR in float64, again while it is ill-conditioned, else Householder QR.
-
-    Cholesky QR loses κ²ε of orthogonality; the ratio of the factor's diagonal entries stands in for κ.
-    """
-    wide: Tensor = float64(tall)
-    for _ in range(2):
-        factor, failed = torch.linalg.cholesky_ex(wide.mT @ wide)
-        if int(failed):
-            break
-        wide = torch.linalg.solve_triangular(factor.mT, wide, upper=True, left=False)
-        diagonal = factor.diagonal()
-        if float(diagonal.max() / diagonal.min()) < 1e4:
-            return wide.to(tall.device, tall.dtype)
-    basis: Tensor = torch.linalg.qr(tall).Q
-    return basis

@@ -15,6 +15,7 @@ class FullPrecision:
         self._lock = threading.Lock()
         self._users = 0
         self._before: list[tuple[Any, str]] = []
+        self._earlier = "highest"
 
     def __enter__(self) -> None:
         with self._lock:
@@ -24,6 +25,9 @@ class FullPrecision:
                 self._before = [(owner, owner.fp32_precision) for owner in owners]
                 for owner in owners:
                     owner.fp32_precision = "ieee"
+                if not owners:
+                    self._earlier = torch.get_float32_matmul_precision()
+                    torch.set_float32_matmul_precision("highest")
             self._users += 1
 
     def __exit__(self, *error: object) -> None:
@@ -32,6 +36,8 @@ class FullPrecision:
             if self._users == 0:
                 for owner, precision in self._before:
                     owner.fp32_precision = precision
+                if not self._before:
+                    torch.set_float32_matmul_precision(self._earlier)
 
 
 FULL_PRECISION = FullPrecision()

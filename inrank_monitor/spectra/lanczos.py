@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from inrank_monitor.spectra.blocks import outside
-from inrank_monitor.spectra.spectrum import has_float64
+from inrank_monitor.spectra.devices import has_float64
 
 Product = Callable[[Tensor], Tensor]
 _HALVES, _PIECES = 2, 8
@@ -124,14 +124,14 @@ def spectral_density(
         raise ValueError(
             f"probes must be at most {2 * count} for a matrix with {count} values, got {quadrature.probes}"
         )
-    start = quadrature.start(operator.rows).to(like.device if has_float64(like) else "cpu")
+    start = quadrature.start(operator.rows).to(like.device if has_float64(like.device) else "cpu")
     if beside is not None:
-        start = outside(beside.to(start.device, start.dtype), start)
+        start = outside(beside.to(start.device).to(start.dtype), start)
 
     def apply(product: Product, blocks: Tensor) -> Tensor:
         """Both blocks in one product."""
         flat = torch.cat(list(blocks), dim=1).to(like.device, like.dtype)
-        return torch.stack(product(flat).to(start.device, start.dtype).chunk(_HALVES, dim=1))
+        return torch.stack(product(flat).to(start.device).to(start.dtype).chunk(_HALVES, dim=1))
 
     steps = min(quadrature.steps, count // width)
     small, beyond = _bidiagonalise(

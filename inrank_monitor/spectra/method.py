@@ -1,17 +1,14 @@
-"""How a run takes its spectra: all values, the leading ones from where they were last, or those and an estimate beside.
-
-What a method remembers of a matrix is k + 8 vectors as long as one of its sides, on the matrix's device.
-"""
+"""How a run takes its spectra: all values, the leading ones, or those and an estimate beside."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from inrank_monitor.spectra.estimated import estimated_spectrum
-from inrank_monitor.spectra.leading import LeadingSubspace, leading_singular_values
+from inrank_monitor.spectra.leading import is_large_part, leading_singular_values
 from inrank_monitor.spectra.spectrum import Spectrum, singular_values
 
 
@@ -26,20 +23,22 @@ class SpectrumMethod:
 
     leading: int | None = None
     density: bool = False
-    _subspaces: dict[str, LeadingSubspace] = field(default_factory=dict, repr=False)
 
-    def spectrum(self, name: str, update: Tensor) -> Spectrum:
-        """Of the update (rows, cols) of the matrix of this name.
+    def takes_all(self, short: int) -> bool:
+        """Whether all values are computed of a matrix with this short side, however few are kept."""
+        return self.leading is None or self.leading >= short or is_large_part(self.leading, short)
+
+    def spectrum(self, update: Tensor) -> Spectrum:
+        """Of the update (rows, cols) of a matrix.
 
         Raises:
             torch.linalg.LinAlgError: an iteration did not converge.
         """
         if self.leading is None or self.leading >= min(update.shape):
             return self.known(singular_values(update))
-        subspace = self._subspaces.setdefault(name, LeadingSubspace())
         if self.density:
-            return estimated_spectrum(update, self.leading, subspace=subspace)
-        return leading_singular_values(update, self.leading, iterations=1, subspace=subspace)
+            return estimated_spectrum(update, self.leading)
+        return leading_singular_values(update, self.leading)
 
     def known(self, values: Tensor) -> Spectrum:
         """Of a matrix whose values are all known, descending."""

@@ -1,4 +1,4 @@
-"""Singular values: of a dense matrix, of a product of factors; many matrices on all cores.
+"""Singular values: of a dense matrix, of a product of factors.
 
 The default is the Gram matrix of the short side in float64 and its eigenvalues: a sixth of the time of a float32 SVD at
 GPT-2's shapes, and closer to the truth. Squaring halves the digits of small values, so a value below about 1e-8 σ₁ is
@@ -8,18 +8,17 @@ leaves its arguments alone. A matrix with NaN or infinity gives NaN throughout; 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
+from inrank_monitor.spectra.devices import has_float64
 from inrank_monitor.spectra.eigenvalues import eigenvalues
 from inrank_monitor.spectra.scratch import scratch
 
@@ -67,11 +66,11 @@ def singular_values(matrix: Float[Tensor, "rows cols"], method: Method = "gram")
             return singular_values_of_gram(gram_matrix(wide))
         except LinAlgError:
             pass  # answered by the SVD below, which raises if it fails too
-    wide = float64(wide)
+    wide = float64(wide).cpu()
     if not bool(torch.isfinite(wide).all()):
         return not_finite(wide.shape[0])
     values: Tensor = torch.linalg.svdvals(wide)
-    return values.cpu()
+    return values
 
 
 @torch.no_grad()
@@ -97,7 +96,18 @@ def singular_values_of_product(
         left_root = torch.linalg.qr(float64(left), mode="r").R
         right_root = torch.linalg.qr(float64(right.mT), mode="r").R
         return singular_values(left_root @ right_root.mT, "svd")[:count]
-    left_gram, right_gram = gram_matrix(left.detach().mT).cpu(), gram_matrix(right.detach()).cpu()
+    left_gram, right_gram = grams_of_product(left, right)
+    return singular_values_of_grams(left_gram.cpu(), right_gram.cpu(), count)
+
+
+def grams_of_product(left: Float[Tensor, "rows k"], right: Float[Tensor, "k cols"]) -> tuple[Tensor, Tensor]:
+    """Lower triangles of UᵀU and V Vᵀ, from which `singular_values_of_grams` has the values of U V."""
+    return gram_matrix(left.detach().mT), gram_matrix(right.detach())
+
+
+@torch.no_grad()
+def singular_values_of_grams(left_gram: Tensor, right_gram: Tensor, count: int) -> Tensor:
+    """The `count` leading singular values of U V, from `grams_of_product` on the CPU."""
     if not bool(torch.isfinite(left_gram.diagonal() + right_gram.diagonal()).all()):
         return not_finite(count)
     right_gram = right_gram.tril() + right_gram.tril(-1).mT
@@ -111,28 +121,31 @@ def singular_values_of_product(
 def float64(matrix: Tensor) -> Tensor:
     """The matrix in float64, on its device if that has it."""
     matrix = matrix.detach()
-    return (matrix if has_float64(matrix) else matrix.cpu()).double()
+    return (matrix if has_float64(matrix.device) else matrix.cpu()).double()
 
 
-def has_float64(matrix: Tensor) -> bool:
-    """Whether the matrix's device computes in float64."""
-    return matrix.device.type in ("cpu", "cuda", "xpu")
-
-
-def gram_matrix(wide: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows rows"]:
+def gram_matrix(
+    wide: Float[Tensor, "rows cols"], take_away: Callable[[Tensor, int], None] | None = None
+) -> Float[Tensor, "rows rows"]:
     """Lower triangle of A Aᵀ in float64, by blocks: 5/8 of the products; what lies above the blocks is undefined.
 
     Some columns at a time, so that the float64 copy is never as large as the matrix.
+
+    Args:
+        wide: A, or A + B.
+        take_away: given some columns in float64 and the place of the first, takes those of B from them.
     """
     rows, blocks = wide.shape[0], _BLOCKS if wide.shape[0] >= 128 else 1
-    device = wide.device if has_float64(wide) else torch.device("cpu")
+    device = wide.device if has_float64(wide.device) else torch.device("cpu")
     gram = scratch((rows, rows), torch.float64, device)
     edges = [rows * block // blocks for block in range(blocks + 1)]
     size = columns_at_a_time(rows, wide.shape[1])
     room = scratch((rows, size), torch.float64, device)
     for start in range(0, wide.shape[1], max(size, 1)):
-        some = wide.detach()[:, start : start + size]
+        some = wide.detach()[:, start : start + size].to(device)
         columns = room[:, : some.shape[1]].copy_(some)
+        if take_away is not None:
+            take_away(columns, start)
         for top, bottom in pairwise(edges):
             gram[top:bottom, :bottom].addmm_(columns[top:bottom], columns[:bottom].mT)
     return gram
@@ -163,45 +176,3 @@ def _roots(eigenvalues: Tensor) -> Tensor:
 def not_finite(count: int) -> Tensor:
     """`count` times NaN."""
     return torch.full((count,), torch.nan, dtype=torch.float64, device="cpu")
-
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
-
-
-class SpectrumPool:
-    """Computes spectra of many matrices, one a core: threads with one BLAS thread each beat one thread with many."""
-
-    def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or torch.get_num_threads()
-        self._executor: ThreadPoolExecutor | None = None
-
-    def map(self, measure: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-        """`measure` of every item, in order; the first error is raised where its result is asked for."""
-        items = list(items)
-        if self.workers == 1 or len(items) < self.workers:
-            return map(measure, items)  # a few large matrices: all cores on each
-        try:
-            return self._start().map(measure, items)
-        except RuntimeError:  # the interpreter is shutting down and takes no new threads
-            return map(measure, items)
-
-    def _start(self) -> ThreadPoolExecutor:
-        if self._executor is None:
-            # torch.set_num_threads acts on the calling thread but is also what threads started later begin with, so
-            # the number is put back once every worker has its own: each waits here until all have started.
-            threads, started = torch.get_num_threads(), threading.Barrier(self.workers)
-            executor = ThreadPoolExecutor(self.workers, "inrank-spectrum", torch.set_num_threads, (1,))
-            try:
-                # Asking for the number is what makes a new thread take it over from the shared one.
-                list(executor.map(lambda _: (started.wait(), torch.get_num_threads()), range(self.workers)))
-            finally:
-                torch.set_num_threads(threads)
-            self._executor = executor
-        return self._executor
-
-    def close(self) -> None:
-        """End the threads."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=True)
-            self._executor = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
@@ -25,6 +25,7 @@ from inrank_monitor.tracking.run_start import Resumption, RunStart, start_run
 from inrank_monitor.tracking.schedule import Schedule, make_schedule
 from inrank_monitor.tracking.snapshot_calls import OnSnapshot, check_on_snapshot
 from inrank_monitor.tracking.tracker import SpectrumTracker
+from inrank_monitor.tracking.trained_with import trained_with
 from inrank_monitor.tracking.watched import Watched
 
 _INSTEAD = "give optimizer=None and call step() of what attach returns after each of its steps"
@@ -57,6 +58,7 @@ def attach(
     on_snapshot: OnSnapshot | None = None,
     of: str | Sequence[str] = "update",
     directions: bool | int = False,
+    config: Mapping[str, Any] | None = None,
 ) -> SpectrumTracker:
     """Watch the spectra of ΔW = W_t − W0 of every weight matrix; W0 is the weights as they are now.
 
@@ -100,6 +102,8 @@ def attach(
         of: `("update", "weight")` measures the spectrum of W_t itself too, into `run.weights`; about as dear again.
         directions: log how far this many leading directions of ΔW turned, how they lie to those of W0, and the intruder
             dimensions of W_t, into `run.directions`; True: 16. Several times as dear as the spectra.
+        config: what the training is run with, `vars(args)` for one, kept in run.json beside the optimizer's class and
+            hyperparameters: runs that differ in nothing but seeds, names and places are compared as one.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.
@@ -140,6 +144,7 @@ def attach(
     for module in gathering_modules(model):
         module.reshard()
     optimizers = _optimizers(optimizer, model)
+    training = trained_with(optimizers, config)
     watched = Watched.of(model, options.selection)
     processes = training_processes(distributed)
     late: list[Matrix] = []
@@ -150,7 +155,7 @@ def attach(
         share = share_out(model, watched.matrices, processes)
         asked = {"of": options.of, "directions": options.directions}
         check_beside(asked, processes.agree(not share.sharded) is False, watched.matrices)
-        start = RunStart(path, watched, options, share)
+        start = RunStart(path, watched, options, share, training)
         started, measuring = start_run(start, Resumption(resume, own_steps(optimizers[-1]) if optimizers else None))
     except BaseException:
         processes.close()

@@ -24,7 +24,7 @@ from inrank_monitor.spectra import (
     turn,
 )
 from inrank_monitor.tracking.measuring import Measuring
-from inrank_monitor.tracking.update_spectra import Values, factors_since_start, update_of
+from inrank_monitor.tracking.update_spectra import Values, factors_since_start, on_accelerator, update_of
 
 INTRUDERS, INTRUDER_COSINE = 10, 0.5  # arXiv:2410.21228
 
@@ -111,9 +111,9 @@ def measure_weights(measuring: Measuring, values: Values) -> dict[int, Spectrum]
         matrix = measuring.matrices[place]
         weight = matrix.view(values[matrix.parameter][0])
         wide = weight if weight.dtype == torch.float64 else weight.float()
-        return beside.method.spectrum(matrix.name, wide)
+        return beside.method.spectrum(wide)
 
-    return dict(zip(places, measuring.pool.map(measure, places), strict=True))
+    return dict(zip(places, measuring.pool.map(measure, places, _on_accelerator(measuring, values)), strict=True))
 
 
 def measure_directions(measuring: Measuring, values: Values, step: int) -> dict[int, Directions]:
@@ -127,7 +127,12 @@ def measure_directions(measuring: Measuring, values: Values, step: int) -> dict[
         matrix = measuring.matrices[place]
         return _directions(matrix, values[matrix.parameter], measuring.initial, beside, step)
 
-    return dict(zip(places, measuring.pool.map(measure, places), strict=True))
+    return dict(zip(places, measuring.pool.map(measure, places, _on_accelerator(measuring, values)), strict=True))
+
+
+def _on_accelerator(measuring: Measuring, values: Values) -> bool:
+    """Whether what is measured lies on a device: then only the loop's thread knows the stream that it is written on."""
+    return any(on_accelerator(values[measuring.matrices[place].parameter]) for place in measuring.share.whole)
 
 
 def _there(measuring: Measuring, values: Values) -> Iterable[int]:

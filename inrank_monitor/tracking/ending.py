@@ -70,7 +70,7 @@ def _end(
     exits.close()
     if os.getpid() != recorder.process:  # a forked child, which has inherited everything but the run
         return
-    scalars.flush()
+    scalars.flush(wait=True)
     lost = recorder.close()
     if lost:
         logger.error("%s: %d batches could not be written and are lost", started.directory, lost)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from inrank_monitor.distributed import Share
 from inrank_monitor.matrices import InitialWeights, Matrix, no_weights
-from inrank_monitor.spectra import SpectrumMethod, SpectrumPool
+from inrank_monitor.spectra import SpectrumMethod, SpectrumPool, Staging
 from inrank_monitor.tracking.structure import Structure
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Measuring:
         pool: its workers.
         structure: of the live model; None where checkpoints are measured.
         beside: what is measured beside the spectra of updates; None: nothing.
+        staging: through which an accelerator gets W0 and gives what the pool solves.
     """
 
     matrices: Sequence[Matrix]
@@ -36,6 +37,7 @@ class Measuring:
     pool: SpectrumPool
     structure: Structure | None = None
     beside: Beside | None = None
+    staging: Staging = field(default_factory=Staging)
 
     def gone(self) -> dict[str, str]:
         """Why matrices are no longer in the model, by the names of those that are not."""
@@ -43,6 +45,7 @@ class Measuring:
 
     def release(self) -> None:
         """Let go of the model and of W0."""
+        self.staging.close()
         self.pool.close()
         self.matrices, self.share, self.initial, self.structure = (), Share([], {}), no_weights(), None
         self.beside = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class NoRecorder:
         self.failure: BaseException | None = None
         self.seconds, self.backlog = 0.0, 0
 
-    def snapshot(self, snapshot: Snapshot) -> Drawn | None:
+    def snapshot(self, taken: Callable[[], Snapshot]) -> Drawn | None:
         """Nothing."""
         return None
 
@@ -30,7 +30,7 @@ class NoRecorder:
     def scalars(self, rows: Sequence[ScalarRow]) -> None:
         """Nothing."""
 
-    def loss_ranks(self, columns: Mapping[str, Sequence[Any]]) -> None:
+    def loss_ranks(self, columns: Mapping[str, Sequence[Any]], curve: Mapping[str, Sequence[Any]]) -> None:
         """Nothing."""
 
     def event(self, step: int, kind: str, matrix: str | None, message: str) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from inrank_monitor.tracking.optimizers import was_skipped
+from inrank_monitor.spectra import is_capturing
+from inrank_monitor.tracking.optimizers import may_have_skipped, own_steps, was_skipped
 from inrank_monitor.tracking.untraced import untraced
 
 _FIRST_PATIENCE, _PATIENCE = 200, 10  # steps of the others: before the first count, and in longest gaps so far
@@ -74,6 +75,10 @@ class OptimizerSteps:
         self._backward = -1  # the pass in which a step has been taken already
         self._longest_gap = 0
         self.counts = bool(optimizers)
+        self._own = (
+            (own_steps(optimizers[-1]) or 0) if optimizers else 0
+        )  # of the last one, less what was counted since
+        self._unsure = False  # whether any of these may have been left out, on a GPU
         self._kept = [_keep(listener, optimizer) for optimizer in optimizers[-1:]]
         _listen(self)
 
@@ -86,7 +91,7 @@ class OptimizerSteps:
 
     def before(self, optimizer: Optimizer) -> None:
         """A step of any optimizer begins."""
-        if (listener := self._present()) is None:
+        if (listener := self._present()) is None or is_capturing():
             return
         try:
             if self._role(optimizer) is _Role.FOREIGN:
@@ -101,7 +106,7 @@ class OptimizerSteps:
 
     def after(self, optimizer: Optimizer) -> None:
         """A step of any optimizer has ended."""
-        if (listener := self._present()) is None or not self.counts:
+        if (listener := self._present()) is None or not self.counts or is_capturing():  # which takes no step
             return
         try:
             role = self._role(optimizer)
@@ -126,12 +131,27 @@ class OptimizerSteps:
                 torch.autograd.Variable._execution_engine.queue_callback(self._backward_ended)
             return
         if role is _Role.COUNTS:
+            if optimizer is self._given[-1]():
+                self._own += 1
+                self._unsure |= may_have_skipped(optimizer)
             if self._since:
                 self._longest_gap = max(self._longest_gap, *self._since.values())
                 self._since.clear()
             listener.after_steps(1)
         else:
             self._wait(optimizer, listener)
+
+    def counted_too_many(self) -> int:
+        """How many of the counted steps a GradScaler had left out on a GPU, by the optimizer's own counter.
+
+        It waits for the GPU if that may be any: a snapshot asks it, not a step.
+        """
+        optimizer = self._given[-1]() if self._given and self._unsure else None
+        if optimizer is None or (own := own_steps(optimizer)) is None:
+            return 0
+        too_many, self._unsure = max(self._own - own, 0), False
+        self._own -= too_many
+        return too_many
 
     def _backward_ended(self) -> None:
         self._backward = -1

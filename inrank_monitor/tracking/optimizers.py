@@ -49,7 +49,13 @@ def own_steps(optimizer: Optimizer) -> int | None:
 def was_skipped(optimizer: Optimizer) -> bool:
     """Whether a GradScaler made a fused optimizer leave out the step that just ended; its hooks run all the same.
 
-    On a GPU the answer is always no: asking it would make it wait.
+    On a GPU the answer is always no: asking it would make it wait. `may_have_skipped` says that it may be yes.
     """
     skipped = getattr(optimizer, "found_inf", None)
     return isinstance(skipped, Tensor) and skipped.device.type == "cpu" and bool(skipped.any())
+
+
+def may_have_skipped(optimizer: Optimizer) -> bool:
+    """Whether the step that just ended may have been left out, which a GPU alone knows."""
+    skipped = getattr(optimizer, "found_inf", None)
+    return isinstance(skipped, Tensor) and skipped.device.type != "cpu"

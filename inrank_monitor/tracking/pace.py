@@ -7,6 +7,7 @@ the main one foretells, since asking means waiting.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
@@ -30,12 +31,12 @@ class Pace:
     Args:
         schedule: of the main process.
         processes: that train together.
-        writer: the thread beside the loop whose processor time counts too.
+        threads: beside the loop, whose processor time counts too.
         began: when attaching did, by `now`, in seconds.
     """
 
-    def __init__(self, schedule: Schedule, processes: Processes, writer: _Thread, began: float) -> None:
-        self._schedule, self._processes, self._writer = schedule, processes, writer
+    def __init__(self, schedule: Schedule, processes: Processes, threads: Sequence[_Thread], began: float) -> None:
+        self._schedule, self._processes, self._threads = schedule, processes, threads
         self._meetings, self._meeting = Meetings(), 0
         self._began, self._in_loop = began, 0.0
         self.spend(began)
@@ -43,8 +44,8 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """What the tracker has cost so far: attaching, measuring, and its thread's processor time."""
-        return self._in_loop + self._writer.seconds
+        """What the tracker has cost so far: attaching, measuring, and its threads' processor time."""
+        return self._in_loop + sum(thread.seconds for thread in self._threads)
 
     @property
     def overhead(self) -> float:

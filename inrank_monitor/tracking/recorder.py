@@ -69,11 +69,15 @@ class Recorder:
         """Processor time of the recorder's thread and of the sinks'."""
         return self._seconds + self._sinks.seconds
 
-    def snapshot(self, snapshot: Snapshot) -> Drawn:
-        """Draw the metrics of a snapshot and write them; the columns of its rows, once they are drawn."""
+    def snapshot(self, taken: Callable[[], Snapshot]) -> Drawn:
+        """Draw the metrics of a snapshot and write them; the columns of its rows, once they are drawn.
+
+        Args:
+            taken: asked for it in this thread, which waits for what is still solved beside the loop.
+        """
         self.backlog += 1
         drawn = Drawn()
-        self._jobs.put(lambda: self._snapshot(snapshot, drawn))
+        self._jobs.put(lambda: self._snapshot(taken, drawn))
         return drawn
 
     def look_again(self) -> None:
@@ -81,12 +85,13 @@ class Recorder:
         self._jobs.put(self._look_again)
 
     def scalars(self, rows: Sequence[ScalarRow]) -> None:
-        """Write (step, unix seconds, name, value) rows; a value on a device is fetched in this thread."""
+        """Write (step, unix seconds, name, value) rows; none of the values lies on an accelerator."""
         self._jobs.put(lambda: self._scalars(rows))
 
-    def loss_ranks(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Write ranks by loss, a row a matrix."""
-        self._jobs.put(lambda: self._log.append("loss_ranks", columns))
+    def loss_ranks(self, columns: Mapping[str, Sequence[Any]], curve: Mapping[str, Sequence[Any]]) -> None:
+        """Write ranks by loss, a row a matrix, and what was evaluated for them."""
+        for table, rows in (("loss_ranks", columns), ("loss_curve", curve)):
+            self._jobs.put(partial(self._log.append, table, rows))
 
     def event(self, step: int, kind: str, matrix: str | None, message: str) -> None:
         """Write one event."""
@@ -189,9 +194,10 @@ class Recorder:
         notes, self._notes = self._notes, []
         self._events(self._step, time.time(), notes)
 
-    def _snapshot(self, snapshot: Snapshot, drawn: Drawn) -> None:
-        self._step = snapshot.step
+    def _snapshot(self, taken: Callable[[], Snapshot], drawn: Drawn) -> None:
         try:
+            snapshot = taken()
+            self._step = snapshot.step
             run = self._started
             columns = metric_columns(snapshot, self._matrices, self._norms, run.options, run.running)
             drawn.set_result(columns)

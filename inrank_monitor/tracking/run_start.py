@@ -5,8 +5,9 @@ Everything that can be wrong with the directory is found here, before the first 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,12 +39,17 @@ class Resumption(NamedTuple):
 
 
 class RunStart(NamedTuple):
-    """What a run begins from; the same on every process but for its share."""
+    """What a run begins from; the same on every process but for its share.
+
+    Attributes:
+        training: what run.json says of it; see `trained_with`.
+    """
 
     directory: Path
     watched: Watched
     options: RunOptions
     share: Share
+    training: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def processes(self) -> Processes:
@@ -123,6 +129,7 @@ def take_up_at(started: StartedRun, step: int) -> None:
 def _begin(start: RunStart, resumption: Resumption, lock: Lock | None) -> tuple[StartedRun, InitialWeights]:
     initial, norms, where = _take_weights(start)
     info = first_info(start.watched, start.options, norms, where)
+    info["training"] = dict(start.training)
     info |= {"optimizer_steps": resumption.optimizer_steps or 0, "processes": start.processes.count}
     return StartedRun(start.directory, start.watched, start.options, info, lock), initial
 

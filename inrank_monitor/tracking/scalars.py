@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, SupportsFloat
 
 from torch import Tensor
 
 from inrank_monitor.matrices import has_memory, is_sharded, local
+from inrank_monitor.spectra import is_capturing
+from inrank_monitor.tracking.arriving import Arriving
 from inrank_monitor.tracking.no_recorder import NoRecorder
 from inrank_monitor.tracking.once import Once
 from inrank_monitor.tracking.recorder import Recorder, ScalarRow
@@ -31,6 +34,7 @@ class Scalars:
     def __init__(self, recorder: Recorder | NoRecorder, reported: Once, strict: bool) -> None:
         self._recorder, self._reported, self._strict = recorder, reported, strict
         self._rows: list[ScalarRow] = []
+        self._coming: deque[Arriving] = deque()
         self._flushed = time.perf_counter()
 
     def log(self, step: int, values: Any, more: Mapping[str, Any]) -> None:
@@ -51,9 +55,11 @@ class Scalars:
                     self._recorder.event(step, "error", None, str(error))
         if len(self._rows) >= _FLUSH_ROWS or time.perf_counter() - self._flushed > _FLUSH_SECONDS:
             self.flush()
+        elif self._coming:
+            self._hand_on()
 
     def add(self, step: int, name: str, value: Any) -> None:
-        """Keep one value; a tensor's is fetched later, in the recorder's thread.
+        """Keep one value; a tensor's is fetched later.
 
         Raises:
             ValueError: it is not one real number, or has no name.
@@ -67,12 +73,18 @@ class Scalars:
             raise ValueError(f"log({name}=...) takes one number, got {_described(value)}{said}") from error
         self._rows.append((step, time.time(), name, kept))
 
-    def flush(self) -> None:
-        """Hand on what waits."""
-        if self._rows:
-            self._recorder.scalars(self._rows)
+    def flush(self, wait: bool = False) -> None:
+        """Hand on what waits; `wait` for what an accelerator has still to give, else that comes later."""
+        if self._rows and not is_capturing():
+            self._coming.append(Arriving(self._rows))
             self._rows = []
+        self._hand_on(wait)
         self._flushed = time.perf_counter()
+
+    def _hand_on(self, wait: bool = False) -> None:
+        """In the loop's thread and in order."""
+        while self._coming and (wait or (not is_capturing() and self._coming[0].is_there())):
+            self._recorder.scalars(self._coming.popleft().rows())
 
 
 def _named_values(values: Any, more: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

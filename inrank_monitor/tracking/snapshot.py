@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Self
 
 from inrank_monitor.matrices import Adapter, Matrix
 from inrank_monitor.spectra import Spectrum
 from inrank_monitor.tracking.beside import Directions, measure_directions, measure_weights
 from inrank_monitor.tracking.measuring import Measuring
-from inrank_monitor.tracking.update_spectra import Problem, measure_shards, measure_whole, read_values
+from inrank_monitor.tracking.update_spectra import Measured, Problem, measure_shards, measure_whole, read_values
 
 _NON_FINITE = "non_finite"
 
@@ -33,6 +35,7 @@ class Snapshot:
         notices: what happened to adapters: merged, switched, disabled.
         weights: spectra of W_t by place, where they were asked for.
         directions: of the updates by place, likewise.
+        coming: what `finish` takes in: place, what was found or will be, the layer's rank, why its weights are gone.
     """
 
     step: int
@@ -45,6 +48,30 @@ class Snapshot:
     failed: list[int] = field(default_factory=list)
     weights: dict[int, Spectrum] = field(default_factory=dict)
     directions: dict[int, Directions] = field(default_factory=dict)
+    coming: list[tuple[int, Measured | Future[Measured], tuple[int | None, int | None], str | None]] = field(
+        default_factory=list, repr=False
+    )
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether `finish` has nothing to wait for."""
+        return not any(isinstance(found, Future) for _, found, _, _ in self.coming)
+
+    def finish(self) -> Self:
+        """Wait for what is solved beside the loop, and take it in."""
+        coming, self.coming = self.coming, []
+        for place, found, ranks, gone in coming:
+            spectrum, problem = found.result() if isinstance(found, Future) else found
+            if problem:
+                kind, name, message = problem
+                self.problems.append((kind, name, gone or message))
+            if spectrum is None:
+                self.failed.append(place)
+                continue
+            self.places.append(place)
+            self.spectra.append(spectrum)
+            self.layer_ranks.append(ranks)
+        return self
 
     def events(self) -> list[tuple[str, str | None, str]]:
         """One event a kind of problem or notice: a diverged model must not fill the log with one a matrix."""
@@ -65,8 +92,10 @@ def one_event_a_kind(problems: Sequence[Problem]) -> list[tuple[str, str | None,
 
 
 def take_snapshot(step: int, measuring: Measuring) -> Snapshot:
-    """Measure this process's share of the matrices as they are now. The model is only read; the spectra are complete
-    when this returns. Where matrices lie in shards, every process calls it.
+    """Measure this process's share of the matrices as they are now.
+
+    The model is only read, and has been when this returns; of weights on an accelerator the spectra are complete after
+    `finish`. Where matrices lie in shards, every process calls it.
     """
     matrices, share = measuring.matrices, measuring.share
     held = [matrices[place] for place in share.held]
@@ -86,21 +115,12 @@ def take_snapshot(step: int, measuring: Measuring) -> Snapshot:
         raise failure
     if together:  # otherwise another process tells why what lies in shards is left out
         found += measure_shards(measuring, values)
-    for place, (spectrum, problem) in found:
+    for place, measured in found:
         matrix = matrices[place]
-        if problem:
-            kind, name, message = problem
-            snapshot.problems.append((kind, name, gone.get(name, message)))
-        if spectrum is None:
-            snapshot.failed.append(place)
-            continue
-        snapshot.places.append(place)
-        snapshot.spectra.append(spectrum)
         factors = values[matrix.parameter]
-        snapshot.layer_ranks.append(
-            (int(matrix.module.rank), factors[0].shape[-1]) if matrix.in_factors else (None, None)  # type: ignore[arg-type]
-        )
-    return snapshot
+        ranks = (int(matrix.module.rank), factors[0].shape[-1]) if matrix.in_factors and factors else (None, None)  # type: ignore[arg-type]
+        snapshot.coming.append((place, measured, ranks, gone.get(matrix.name)))
+    return snapshot if not snapshot.is_finished else snapshot.finish()
 
 
 def _news_of_adapters(matrices: Sequence[Matrix]) -> list[Problem]:

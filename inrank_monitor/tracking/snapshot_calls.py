@@ -54,6 +54,11 @@ class SnapshotCalls:
 
             self._make = snapshot_table
 
+    @property
+    def waits(self) -> bool:
+        """Whether the loop waits for each snapshot."""
+        return self._function is not None
+
     def draw(self, drawn: Drawn | None) -> None:
         """Wait until the recorder's thread has drawn the metrics; None where this process records nothing.
 

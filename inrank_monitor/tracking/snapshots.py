@@ -6,7 +6,11 @@ import logging
 import time
 from collections.abc import Sequence
 
+from torch import nn
+
 from inrank_monitor.distributed import ProcessesLostError
+from inrank_monitor.matrices import Adapter
+from inrank_monitor.spectra import wait_for
 from inrank_monitor.tracking.measuring import Measuring
 from inrank_monitor.tracking.no_recorder import NoRecorder
 from inrank_monitor.tracking.once import Once
@@ -53,10 +57,27 @@ class Snapshots:
         self._recorder.event(step, "snapshot_skipped", None, "earlier snapshots are still being written")
         return False
 
-    def take(self, step: int) -> Problem | None:
-        """Measure, and hand the result to the recorder; the first of what could not be measured."""
+    def wait_for_queue(self) -> float:
+        """Let the devices of the weights end what the training has queued; the seconds that took, which are its own."""
+        began = time.perf_counter()
+        matrices, share = self._measuring.matrices, self._measuring.share
+        modules = [matrices[place].module for place in share.held]
+        layers = {id(layer): layer for module in modules if (layer := _layer_of(module)) is not None}
+        wait_for(parameter.device for layer in layers.values() for parameter in layer.parameters())
+        return time.perf_counter() - began
+
+    def take(self, step: int, wait: bool) -> Problem | None:
+        """Measure, and hand the result to the recorder; the first of what could not be measured.
+
+        Args:
+            step: optimizer steps so far.
+            wait: for what is solved beside the loop; its problems are told by the log alone where nobody waits.
+        """
         processes = self._measuring.share.processes
-        shares = processes.gather(self._own_share(step))
+        own = self._own_share(step)
+        if wait or processes.count > 1:
+            own.finish()
+        shares = processes.gather(own)
         self.last_step = step
         return processes.on_main(lambda: self._record(shares))
 
@@ -78,12 +99,25 @@ class Snapshots:
             return Snapshot(step, time.time(), problems=[("not_measured", name, message) for name in names])
 
     def _record(self, shares: Sequence[Snapshot]) -> Problem | None:
-        snapshot = merged(shares)
-        snapshot.problems = [problem for problem in snapshot.problems if self._is_news(problem)]
-        self.drawn = self._recorder.snapshot(snapshot)
+        if not all(share.is_finished for share in shares):
+            self.drawn = self._recorder.snapshot(lambda: self._whole(shares))
+            return None
+        snapshot = self._whole(shares)
+        self.drawn = self._recorder.snapshot(lambda: snapshot)
         return snapshot.problems[0] if snapshot.problems else None
+
+    def _whole(self, shares: Sequence[Snapshot]) -> Snapshot:
+        snapshot = merged([share.finish() for share in shares])
+        snapshot.problems = [problem for problem in snapshot.problems if self._is_news(problem)]
+        return snapshot
 
     def _is_news(self, problem: Problem) -> bool:
         """What is gone stays gone: it is told once."""
         kind, matrix, _ = problem
         return kind != GONE or self._reported.is_new(f"{kind} {matrix}")
+
+
+def _layer_of(module: object) -> nn.Module | None:
+    """The layer, which is there also where an adapter has been taken from it."""
+    layer = module.layer if isinstance(module, Adapter) else module
+    return layer if isinstance(layer, nn.Module) else None

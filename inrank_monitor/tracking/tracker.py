@@ -76,7 +76,7 @@ class SpectrumTracker:
         self._strict, self._reported, self._closed = started.options.strict, Once(), False
         self._measuring, self._processes = measuring, measuring.share.processes
         self._recorder = Recorder(started, sinks) if self._processes.is_main else NoRecorder()
-        self._pace = Pace(schedule, self._processes, self._recorder, began)
+        self._pace = Pace(schedule, self._processes, (self._recorder, measuring.pool), began)
         self._scalars = Scalars(self._recorder, self._reported, self._strict)
         self._snapshots = Snapshots(measuring, self._recorder, self._reported, started.step)
         self._calls = SnapshotCalls(on_snapshot, started)
@@ -169,7 +169,9 @@ class SpectrumTracker:
             began = now()
             if not self._pace.is_meeting(self.step_count):
                 return
-            if self._pace.is_due(self.step_count):
+            if self._pace.is_due(self.step_count) and (
+                not self._uncount() or self._pace.is_due(self.step_count)  # that of another step, it may be
+            ):
                 self._snapshot(began)
                 self._rows.measured()
             self._pace.plan_meeting(self.step_count)
@@ -179,6 +181,12 @@ class SpectrumTracker:
                 self._pace.measured(self.step_count)
             self.failed(error)
         self._hand_over()
+
+    def _uncount(self) -> bool:
+        """Take back steps that were counted and that a GradScaler had left out on a GPU; whether there were any."""
+        too_many = self._steps.counted_too_many() if self._steps else 0
+        self.step_count = max(self.step_count - too_many, self._snapshots.last_step)
+        return too_many > 0
 
     def optimizer_changed(self, optimizer: Optimizer, message: str) -> None:
         """The steps of another optimizer count from now on. The optimizer's hook calls it."""
@@ -225,9 +233,12 @@ class SpectrumTracker:
     @untraced
     def measure(self) -> None:
         """Take a snapshot now, whatever the schedule says, unless this step has one."""
-        if self._closed or self.step_count == self._snapshots.last_step:
+        if self._closed:
             return
         try:
+            self._uncount()
+            if self.step_count == self._snapshots.last_step:
+                return
             self._processes.meet("measure() or close()")
             if not (changed := self._rows.changed()):
                 self._snapshot(now())
@@ -285,7 +296,8 @@ class SpectrumTracker:
         step, pace = self.step_count, self._pace
         if not self._snapshots.has_room(step):
             return
-        problem = self._snapshots.take(step)
+        began += self._snapshots.wait_for_queue()
+        problem = self._snapshots.take(step, wait=self._strict or self._calls.waits)
         try:
             self._calls.draw(self._snapshots.drawn)
         finally:
@@ -326,7 +338,7 @@ class SpectrumTracker:
     def flush(self) -> None:
         """Wait until everything so far is on disk (or has been refused by it): do so before you save a checkpoint."""
         if not self._closed:
-            self._scalars.flush()
+            self._scalars.flush(wait=True)
             self._recorder.drain()
 
     def summary(self) -> str:
@@ -378,7 +390,7 @@ class SpectrumTracker:
         let_go(self)
         if self._steps:
             self._steps.remove()
-        self._scalars.flush()
+        self._scalars.flush(wait=True)
         self._ending.end("interrupted" if reason else "finished", reason or "", self.step_count)
         self._processes.close(reason)
         self._rows.release()

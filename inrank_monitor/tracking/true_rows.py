@@ -23,7 +23,7 @@ from inrank_monitor.tracking.optimizers import own_steps
 from inrank_monitor.tracking.recorder import Recorder
 from inrank_monitor.tracking.run_start import begin_anew, is_at_start, take_up_at
 from inrank_monitor.tracking.started_run import StartedRun
-from inrank_monitor.tracking.weights_left import WeightsLeft
+from inrank_monitor.tracking.weights_left import Compared, WeightsLeft
 
 logger = logging.getLogger("inrank_monitor")
 _SHOWN = 3  # names in a message
@@ -53,6 +53,7 @@ class TrueRows:
         self._joining = Joining(started, measuring)
         self._begun = False
         self._looks_back, self._told = False, False
+        self._looking: tuple[int, Compared] | None = None  # what a device has still to say of the step before
         self._look()
         _LIVE.add(self)
 
@@ -75,6 +76,7 @@ class TrueRows:
 
     def measured(self) -> None:
         """The step that has just ended has a row: whether its weights last until the next is looked at once."""
+        self._look_on(wait=True)
         self._looks_back = not self._told
 
     def remark(self) -> None:
@@ -84,6 +86,7 @@ class TrueRows:
 
     def changed(self) -> str:
         """Which weights are no longer those of the mark, in words; empty if none. Every process asks."""
+        self._look_on(wait=True)
         return self._agreed(self._left.changed)
 
     def say_changed(self, step: int, names: str) -> None:
@@ -131,17 +134,21 @@ class TrueRows:
                 step = self._start_elsewhere(names, optimizer)
         if self._looks_back:
             self._looks_back = False
-            self._look_back(step)
+            self._looking = step, self._left.compared()
+        self._look_on()
         if unfrozen := self._joining.unfrozen(optimizer):
             self.take_in(unfrozen, step)
         return step
 
-    def _look_back(self, step: int) -> None:
+    def _look_on(self, wait: bool = False) -> None:
         """Say, once, that the loop changes the weights after the optimizer's step, which its row does not show.
 
         What an evaluation exchanged and put back is no change: entries are compared, not versions.
         """
-        if names := _some(sorted(self._left.different())):
+        if self._looking is None or not (wait or self._looking[1].is_there()):
+            return
+        (step, compared), self._looking = self._looking, None
+        if names := _some(sorted(compared.different())):
             self._told = True
             message = (
                 f"the weights were changed between the optimizer's step {step} and the next ({names}): rows are of "
@@ -205,6 +212,7 @@ class TrueRows:
 
     def release(self) -> None:
         """Let go of the model."""
+        self._looking = None
         self._left = WeightsLeft(())
         self._joining.release()
         _LIVE.discard(self)

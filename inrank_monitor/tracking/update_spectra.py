@@ -1,13 +1,16 @@
 """Weights → updates → spectra, of the matrices that fall to this process.
 
-A whole matrix is measured by one worker of the pool, several at a time; a matrix in shards by all processes that hold a
-part of it, one after the other. None of them waits for one that cannot give its part: that one adds NaN, or, where an
-accelerator's memory may be full, all vote before they begin. What cannot be measured is a problem with a name.
+A whole matrix on the CPU is measured by one worker of the pool, several at a time; of one on an accelerator the loop's
+thread queues all that concerns the device, and a worker solves the rest later; a matrix in shards by all processes
+that hold a part of it, one after the other. None of them waits for one that cannot give its part: that one adds NaN,
+or, where an accelerator's memory may be full, all vote before they begin. What cannot be measured is a problem with a
+name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 
 import torch
@@ -19,11 +22,17 @@ from inrank_monitor.matrices import InitialWeights, Matrix, has_memory, is_shard
 from inrank_monitor.spectra import (
     Spectrum,
     SpectrumMethod,
+    Staging,
+    is_accelerator,
+    is_out_of_memory,
+    multiplies_in_float64,
     not_finite,
     scratch,
     singular_values_of_gram,
     singular_values_of_product,
+    subtract,
 )
+from inrank_monitor.tracking.device_spectra import begin_product, begin_update, begin_whole_update, solve_later
 from inrank_monitor.tracking.measuring import Measuring
 
 Problem = tuple[str, str, str]  # event kind, matrix name, message
@@ -52,15 +61,81 @@ def _read(matrix: Matrix) -> tuple[Tensor, ...]:
     return read if all(map(has_memory, read)) else ()
 
 
-def measure_whole(measuring: Measuring, values: Values) -> Iterator[tuple[int, Measured]]:
-    """(place, (spectrum, problem)) of each matrix that this process measures by itself."""
+def measure_whole(measuring: Measuring, values: Values) -> list[tuple[int, Measured | Future[Measured]]]:
+    """(place, (spectrum, problem)) of each matrix that this process measures by itself; some are still to come.
+
+    The weights have been read when this returns.
+    """
+    away = [place for place in measuring.share.whole if on_accelerator(values[measuring.matrices[place].parameter])]
+    found: list[tuple[int, Measured | Future[Measured]]] = []
+    try:
+        for place in away:
+            matrix = measuring.matrices[place]
+            found.append((place, _begin(matrix, values[matrix.parameter], measuring)))
+    finally:
+        measuring.staging.flush()
+    apart = set(away)
+    whole = [place for place in measuring.share.whole if place not in apart]
     measure = partial(_measure, values=values, initial=measuring.initial, method=measuring.method)
-    whole = measuring.share.whole
-    return zip(whole, measuring.pool.map(measure, [measuring.matrices[place] for place in whole]), strict=True)
+    # Block iterations of few matrices may use several threads; whatever else there is goes one a thread.
+    method, sides = measuring.method, [min(measuring.matrices[p].rows, measuring.matrices[p].cols) for p in whole]
+    here = len(whole) < measuring.pool.workers and bool(sides) and not any(map(method.takes_all, sides))
+    found += zip(whole, measuring.pool.map(measure, [measuring.matrices[p] for p in whole], here), strict=True)
+    return found
 
 
-def measure_shards(measuring: Measuring, values: Values) -> Iterator[tuple[int, Measured]]:
-    """(place, (spectrum, problem)) of each matrix in shards that falls to this process; every process calls it."""
+def on_accelerator(value: tuple[Tensor, ...]) -> bool:
+    """Whether a parameter's values lie on a device that works beside the host."""
+    return bool(value) and is_accelerator(value[0].device)
+
+
+@torch.no_grad()
+def _begin(matrix: Matrix, value: tuple[Tensor, ...], measuring: Measuring) -> Measured | Future[Measured]:
+    """Queue what the device has to do, in the loop's thread; the rest is to come."""
+    method, initial, name = measuring.method, measuring.initial, matrix.name
+    try:
+        if matrix.in_factors:
+            sources, solve = begin_product(*factors_since_start(matrix, value[0], value[1], initial))
+        else:
+            now, first = local(value[0]), _first_of(matrix, value[0], initial)
+            if method.takes_all(min(matrix.rows, matrix.cols)) and multiplies_in_float64(now.device):
+                sources, solve = begin_update(matrix.view(now), matrix.view(first), measuring.staging)
+            else:
+                update = update_of(matrix, value[0], initial, measuring.staging)
+                if not method.takes_all(min(update.shape)):
+                    spectrum = method.spectrum(update)
+                    return spectrum, _problem_of(name, spectrum)
+                sources, solve = begin_whole_update(update)
+                del update
+        return solve_later(measuring, sources, lambda held: _answer(name, method, lambda: solve(held)))
+    except Exception as error:
+        return _failed(matrix, error)
+
+
+def _answer(name: str, method: SpectrumMethod, solve: Callable[[], Tensor]) -> Measured:
+    try:
+        spectrum = method.known(solve())
+    except LinAlgError as error:
+        return _not_converged(name, error)
+    return spectrum, _problem_of(name, spectrum)
+
+
+def _failed(matrix: Matrix, error: Exception) -> Measured:
+    """What an error says of a matrix; one that says nothing of it is raised."""
+    if isinstance(error, _ShapeChangedError):
+        return None, ("shape_changed", matrix.name, str(error))
+    if isinstance(error, LinAlgError):
+        return _not_converged(matrix.name, error)
+    if is_out_of_memory(error):
+        return None, ("not_measured", matrix.name, f"{type(error).__name__}: {error}")
+    raise error
+
+
+def measure_shards(measuring: Measuring, values: Values) -> Iterator[tuple[int, Measured | Future[Measured]]]:
+    """(place, (spectrum, problem)) of each matrix in shards that falls to this process; every process calls it.
+
+    Gram matrices on an accelerator go to the host at once; what the pool makes of them is to come.
+    """
     matrices, share, initial, pool = measuring.matrices, measuring.share, measuring.initial, measuring.pool
     waiting: list[tuple[int, Tensor]] = []
     outbox = Outbox()
@@ -78,7 +153,10 @@ def measure_shards(measuring: Measuring, values: Values) -> Iterator[tuple[int, 
             held = [_nothing(values[matrix.parameter], sharding) if piece is None else piece]
             del piece
             gram = gram_of_shards(held, sharding, int(matrix.rows > matrix.cols), owner, outbox)
-            if gram is not None:
+            if gram is not None and is_accelerator(gram.device):
+                yield place, solve_later(measuring, [gram], partial(_solve_fetched, matrix.name, measuring.method))
+                del gram
+            elif gram is not None:
                 waiting.append((place, gram))
         # When every process holds two Gram matrices a worker, all of them solve theirs at once.
         if (turn + 1) % (2 * sharding.mesh.size * pool.workers) == 0 or turn + 1 == len(share.sharded):
@@ -87,6 +165,7 @@ def measure_shards(measuring: Measuring, values: Values) -> Iterator[tuple[int, 
             yield from zip([place for place, _ in waiting], solved, strict=True)
             waiting = []
     outbox.empty()
+    measuring.staging.flush()
 
 
 def _nothing(value: tuple[Tensor, ...], sharding: Sharding) -> Tensor:
@@ -105,11 +184,9 @@ def _measure(matrix: Matrix, values: Values, initial: InitialWeights, method: Sp
         if matrix.in_factors:
             spectrum = method.known(_product_values(matrix, value[0], value[1], initial))
         else:
-            spectrum = method.spectrum(matrix.name, update_of(matrix, value[0], initial))
-    except _ShapeChangedError as error:
-        return None, ("shape_changed", matrix.name, str(error))
-    except LinAlgError as error:
-        return _not_converged(matrix.name, error)
+            spectrum = method.spectrum(update_of(matrix, value[0], initial))
+    except Exception as error:
+        return _failed(matrix, error)
     return spectrum, _problem_of(matrix.name, spectrum)
 
 
@@ -135,36 +212,57 @@ def _piece(
 
 def _solve(held: tuple[str, Tensor], method: SpectrumMethod) -> Measured:
     name, gram = held
-    try:
-        values = singular_values_of_gram(gram)
-    except LinAlgError as error:
-        return _not_converged(name, error)
-    spectrum = method.known(values)
-    return spectrum, _problem_of(name, spectrum)
+    return _answer(name, method, lambda: singular_values_of_gram(gram))
+
+
+def _solve_fetched(name: str, method: SpectrumMethod, held: list[Tensor]) -> Measured:
+    return _solve((name, held[0]), method)
 
 
 class _ShapeChangedError(Exception):
     pass
 
 
-def _update(matrix: Matrix, value: Tensor, initial: InitialWeights, view: Callable[[Tensor], Tensor]) -> Tensor:
+def _update(
+    matrix: Matrix,
+    value: Tensor,
+    initial: InitialWeights,
+    view: Callable[[Tensor], Tensor],
+    staging: Staging | None = None,
+) -> Tensor:
     """W_t − W0 as this matrix sees it, or the piece of it that this process holds; in float32 or wider."""
-    now = local(value)
-    first = initial.of(matrix.parameter, now.device)
+    now, first = local(value), _first_of(matrix, value, initial)
+    # not by promote_types, which knows no 8-bit floats
+    dtype = torch.float64 if torch.float64 in (now.dtype, first.dtype) else torch.float32
+    start = view(first)
+    update = scratch(start.shape, dtype, now.device).copy_(view(now))
+    if staging is not None and start.device.type == "cpu":
+        staging.subtract(update, start)
+    else:
+        subtract(update, start.to(now.device))
+    return update
+
+
+def _first_of(matrix: Matrix, value: Tensor, initial: InitialWeights) -> Tensor:
+    """W0 of its parameter, where it is kept.
+
+    Raises:
+        _ShapeChangedError: the parameter has another shape by now.
+    """
+    now, first = local(value), initial.kept(matrix.parameter)
     if now.shape != first.shape:
         late = "; attach after the model is put into shards" if is_sharded(value) else ""
         raise _ShapeChangedError(
             f"the parameter is now {tuple(now.shape)}, at attach it was {tuple(first.shape)}{late}"
         )
-    # not by promote_types, which knows no 8-bit floats
-    dtype = torch.float64 if torch.float64 in (now.dtype, first.dtype) else torch.float32
-    start = view(first)
-    return scratch(start.shape, dtype, now.device).copy_(view(now)).sub_(start.to(dtype))
+    return first
 
 
-def update_of(matrix: Matrix, value: Tensor, initial: InitialWeights) -> Tensor:
-    """W_t − W0 of a dense matrix that this process holds whole."""
-    return _update(matrix, value, initial, matrix.view)
+def update_of(matrix: Matrix, value: Tensor, initial: InitialWeights, staging: Staging | None = None) -> Tensor:
+    """W_t − W0 of a dense matrix that this process holds whole; on a device W0 comes through `staging`, if given."""
+    if staging is None or not is_accelerator(local(value).device):
+        return _update(matrix, value, initial, matrix.view)
+    return matrix.orient(_update(matrix, value, initial, matrix.piece, staging))
 
 
 def factors_since_start(

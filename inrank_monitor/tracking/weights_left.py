@@ -10,13 +10,15 @@ from __future__ import annotations
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
 from inrank_monitor.matrices import Adapter, Matrix, has_memory
+from inrank_monitor.spectra import sent
 
 _MOST_SAMPLED, _ENTRIES = 8, 16  # parameters, entries of each
 
@@ -32,6 +34,34 @@ class _Source(NamedTuple):
         """The parameter as it is now; of a DTensor what this process holds of it."""
         value = self.held.get(self.key)
         return getattr(value, "_local_tensor", value)
+
+
+@dataclass
+class Compared:
+    """Entries of parameters now and then, on their way to the host.
+
+    Attributes:
+        names: of parameters that are others for certain.
+        pairs: of the others: names, the event of their arrival or None, and (2, entries), now and then.
+    """
+
+    names: set[str] = field(default_factory=set)
+    pairs: list[tuple[list[str], Any, Tensor]] = field(default_factory=list)
+
+    def is_there(self) -> bool:
+        """Whether `different` would not wait."""
+        return all(event is None or event.query() for _, event, _ in self.pairs)
+
+    def different(self) -> set[str]:
+        """Names of the parameters of which other entries are there; it may wait for a device."""
+        found = set(self.names)
+        for names, event, pair in self.pairs:
+            if event is not None:
+                event.synchronize()
+            now, then = pair.double().nan_to_num()
+            unequal = (now != then).view(len(names), -1).any(dim=1)
+            found |= {name for name, other in zip(names, unequal.tolist(), strict=True) if other}
+        return found
 
 
 class WeightsLeft:
@@ -74,22 +104,30 @@ class WeightsLeft:
         now = zip(*_identities([held.get(key) for held, key in self._pairs]), strict=True)
         then = zip(self._ids, self._versions, strict=True)
         found = {source.name for source, here, before in zip(self._sources, now, then, strict=True) if here != before}
-        found |= self.different()
+        found |= self.compared().different()
         return [name for name in dict.fromkeys(source.name for source in self._sources) if name in found]
 
     @torch.no_grad()
-    def different(self) -> set[str]:
-        """Names of those of which other entries are there now, however they came there; it may wait for a device."""
-        samples = {
-            place: sample
-            for places, joined in self._samples
-            for place, sample in zip(places, torch.split(joined.cpu(), _ENTRIES), strict=True)
-        }
-        return {
-            source.name
-            for place, source in enumerate(self._sampled)
-            if not _same(_entries(source.value()), samples.get(place))
-        }
+    def compared(self) -> Compared:
+        """Of which parameters other entries are there now, however they came there."""
+        views = [_entries(source.value()) for source in self._sampled]
+        there = {place for place, view in enumerate(views) if view is not None}
+        found = Compared()
+        for places, joined in self._samples:
+            alike = [
+                at
+                for at, place in enumerate(places)
+                if (view := views[place]) is not None and (view.device, view.dtype) == (joined.device, joined.dtype)
+            ]
+            if alike:
+                samples = torch.split(joined, _ENTRIES)
+                now = torch.cat([view for at in alike if (view := views[places[at]]) is not None])
+                then = torch.cat([samples[at] for at in alike])
+                found.pairs.append(([self._sampled[places[at]].name for at in alike], *sent(torch.stack([now, then]))))
+            found.names |= {self._sampled[place].name for at, place in enumerate(places) if at not in alike}
+            there -= set(places)
+        found.names |= {self._sampled[place].name for place in there}  # of which there were none
+        return found
 
     def _look(self) -> None:
         """Views of some entries, for as long as their parameters live: what a loop replaces is freed at once."""
@@ -120,12 +158,6 @@ def _entries(value: Tensor | None) -> Tensor | None:
     if value.device.type == "meta" or not has_memory(value):
         return None
     return value.detach().view(-1).narrow(0, (value.numel() - _ENTRIES) // 2, _ENTRIES)
-
-
-def _same(now: Tensor | None, then: Tensor | None) -> bool:
-    if now is None or then is None:
-        return now is then
-    return torch.equal(*(values.cpu().double().nan_to_num() for values in (now, then)))
 
 
 def _sources_of(matrix: Matrix) -> Iterator[_Source]:

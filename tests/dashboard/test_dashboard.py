@@ -1,53 +1,32 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tomllib
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
-from helpers.app_pages import APP, numbers, sent, show, specs, texts, turn_to
+from helpers.app_pages import VIEWS, numbers, open_papers, sent, show, specs, texts, turn_to
 from helpers.loss_ranks import write_loss_ranks
 from helpers.made_runs import append_steps, make_run, names_of
 from helpers.training import record
 
-from inrank_monitor import list_runs, open_run
+from inrank_monitor import open_run
 from inrank_monitor.advice import advise
-from inrank_monitor.console import RUNS_VARIABLE
-from inrank_monitor.figures import column_title
+from inrank_monitor.figures import column_title, figure_table, natural_width, paper_figure_bytes
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.ranks import metrics as rank_metrics
 from inrank_monitor.report import matrix_table, verdict
-from inrank_monitor.runs.folder import RunFolder
 from inrank_monitor.runs.lock import Lock
 from inrank_monitor.runs.log import RUN_FILE, RunLog, write_json
 from inrank_monitor.runs.recomputation import recompute
-from inrank_monitor.runs.shared_run import SharedRun
 
-VIEWS = (
-    "Runs",
-    "Overview",
-    "Matrix",
-    "Rank evolution",
-    "Spectrum density",
-    "Spectrum evolution",
-    "Explained ratio",
-    "Compare",
-    "Advice",
-)
 WITH_FIGURES = VIEWS[1:-1]
 MEGABYTE = 1_000_000
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(RUNS_VARIABLE, str(tmp_path / "runs"))
-    (tmp_path / "runs").mkdir()
-    return tmp_path / "runs"
 
 
 def by_name(figure: dict[str, Any], matrices: pd.Index) -> dict[str, dict[str, Any]]:
@@ -58,17 +37,6 @@ def by_name(figure: dict[str, Any], matrices: pd.Index) -> dict[str, dict[str, A
 @pytest.fixture
 def run(folder: Path) -> Any:
     return open_run(make_run(folder / "first", matrices=10))
-
-
-def test_table_of_runs_is_the_list_of_runs_newest_first(folder: Path) -> None:
-    for place, name in enumerate(("old", "new", "middle")):
-        make_run(folder / name, created=1e9 + (place * 2) % 3, seed=place)
-    table = show("Runs").dataframe[0].value
-    summaries = list_runs(folder)
-    assert list(table["run"]) == [summary.path.name for summary in summaries]
-    assert list(table["mean_rank"]) == [summary.mean_rank for summary in summaries]
-    assert list(table["mean_rank_over_null_rank"]) == [summary.mean_rank_over_null_rank for summary in summaries]
-    assert list(table["loss"]) == [summary.loss for summary in summaries]
 
 
 def test_map_is_rank_over_null_rank_by_kind_and_depth_and_the_loss_stands_beside_it(run: Any) -> None:
@@ -109,6 +77,28 @@ def test_the_page_of_a_matrix_draws_its_spectrum_and_its_ranks(run: Any) -> None
     )
     assert "step 30" in json.dumps(figures[0])
     assert "`MLP in` at depth `1`" in texts(app).replace("\u2060", "")
+
+
+def test_the_ranks_of_all_rules_are_marked_on_the_spectrum_and_on_the_loss(folder: Path) -> None:
+    make_run(folder / "lossy", matrices=10)
+    name = "h.1.mlp.c_fc.weight"
+    assert len(specs(show("Matrix", run="lossy", matrix=name))) == 5
+    write_loss_ranks(folder / "lossy", dict.fromkeys(names_of(10), 3), 40)
+    spectrum, loss = specs(show("Matrix", run="lossy", matrix=name))[-2:]
+    run = open_run(folder / "lossy")
+    row = run.measurements[run.measurements["matrix"] == name].iloc[-1]
+    values = run.singular_values(name).iloc[-1].to_numpy()
+    marked = {trace["name"].split(":")[0]: trace for trace in spectrum["data"]}
+    for rule, rank in (
+        ("paper's rule", row["intrinsic_rank"]),
+        ("90 % of the energy", row["energy_rank"]),
+        ("by loss", 3),
+    ):
+        assert marked[rule]["x"] == [rank]
+        np.testing.assert_allclose(marked[rule]["y"], values[int(rank) - 1])
+    lines = {trace["name"]: trace for trace in loss["data"]}
+    assert list(numbers(lines["one rank for all"]["x"])) == [1, 2, 4, 8, 16]
+    assert numbers(lines["by loss: 3"]["y"]) == pytest.approx(1 + (0.05 / 2 + 0.05 / 4) / 2)
 
 
 def test_heat_map_is_rank_over_null_rank_at_every_step(run: Any) -> None:
@@ -182,7 +172,7 @@ def test_explained_ratio_curve_is_that_of_the_spectrum_with_its_rank_ringed(run:
 def test_compare_draws_a_line_a_run_aligned_by_share_of_training(folder: Path) -> None:
     for place, name in enumerate(("short", "long")):
         make_run(folder / name, steps=range(0, 30 + 30 * place, 10), seed=place)
-    figure, loss = specs(
+    loss, figure = specs(
         show("Compare", run=["short", "long"], align="share of training", compared="h.0.mlp.c_fc.weight")
     )
     for trace, name in zip(figure["data"], ("short", "long"), strict=True):
@@ -308,16 +298,6 @@ def test_matrices_in_the_address_may_be_named_as_tables_print_them(run: Any, typ
     assert not first.exception
 
 
-def test_rows_of_the_table_follow_the_runs_of_the_page(folder: Path) -> None:
-    make_run(folder / "one")
-    make_run(folder / "two", created=2e9)
-    app = show("Runs", run=["one", "two"])
-    assert app.multiselect(key="run").value == ["one", "two"]
-    app.multiselect(key="run").set_value(["one"]).run()
-    assert not app.exception
-    assert app.multiselect(key="run").value == ["one"]
-
-
 @pytest.mark.slow
 def test_choices_that_another_run_does_not_have_fall_back(folder: Path) -> None:
     make_run(folder / "one", matrices=10)
@@ -391,136 +371,6 @@ def test_a_view_of_many_matrices_is_small_enough_to_send(folder: Path, view: str
     assert sum(len(figure) for figure in sent(app)) < 5 * MEGABYTE
 
 
-@pytest.mark.slow
-def test_forty_runs_are_listed_and_compared(folder: Path) -> None:
-    names = [f"run-{place:02}" for place in range(40)]
-    for place, name in enumerate(names):
-        make_run(folder / name, created=1e9 + place, seed=place)
-    assert list(show("Runs").dataframe[0].value["run"]) == names[::-1]
-    figure = specs(show("Compare", run=names))[0]
-    assert [trace["name"] for trace in figure["data"]] == names
-
-
-def test_an_empty_folder_is_explained(folder: Path) -> None:
-    app = show("Overview")
-    assert "inrank-monitor demo" in app.code[0].value
-    assert "no runs" in app.warning[0].value
-    make_run(folder / "run")
-    app.button[0].click().run()
-    assert app.header[0].value == "Overview"
-
-
-def test_without_a_folder_the_page_asks_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(RUNS_VARIABLE, raising=False)
-    monkeypatch.chdir(tmp_path)
-    app = show("Overview")
-    assert "inrank-monitor demo" in app.code[0].value
-    make_run(tmp_path / "elsewhere" / "run")
-    app.text_input(key="folder_field").set_value("elsewhere").run()
-    assert app.header[0].value == "Overview"
-    make_run(tmp_path / "runs" / "demo")
-    assert "demo" in texts(show("Overview"))
-
-
-def test_a_damaged_run_is_named_with_what_is_wrong_and_the_others_are_shown(folder: Path) -> None:
-    make_run(folder / "good")
-    (make_run(folder / "bad") / RUN_FILE).write_text("{")
-    app = show("Runs", run="good")
-    assert list(app.dataframe[0].value["run"]) == ["good"]
-    assert "bad" in app.warning[0].value
-    assert "cannot be read" in app.warning[0].value
-    assert "cannot be opened" in show("Overview", run=["good", "bad"]).error[0].value
-    assert not show("Overview", run=["bad"]).exception
-
-
-MARKUP = "**bold** <img src=x onerror=alert(1)> $x$ :smile: `code` [l](http:x)"
-
-
-@pytest.mark.parametrize("view", VIEWS)
-def test_markup_in_names_is_shown_as_text(folder: Path, view: str) -> None:
-    name = MARKUP.replace("/", "")
-    make_run(folder / name, names=[MARKUP, "h.0.mlp.c_fc.weight"])
-    app = show(view, run=name)
-    for figure in sent(app):
-        assert "<img" not in figure
-    for part in (*app.markdown, *app.caption, *app.error, *app.warning):
-        assert not getattr(part.proto, "allow_html", False)
-        assert "<img" not in re.sub(r"(`+) ?.*? ?\1(?!`)", "", part.value)  # but as code
-
-
-@pytest.mark.parametrize("name", ["..", "../secret", "/etc", ".", "", "run/../../secret", "a\0b", "..\\secret", "link"])
-def test_a_name_that_leads_out_of_the_folder_is_refused(folder: Path, name: str) -> None:
-    make_run(folder.parent / "secret")
-    make_run(folder / "run")
-    (folder / "link").symlink_to(folder.parent / "secret")
-    with pytest.raises(PermissionError):
-        RunFolder(folder).path_of(name)
-    assert RunFolder(folder).names() == ["run"]
-
-
-@pytest.mark.parametrize("address", ["../secret", "{parent}/secret", "link"])
-def test_an_address_that_leads_out_of_the_folder_shows_nothing_of_it(folder: Path, address: str) -> None:
-    make_run(folder.parent / "secret", names=["hidden.weight"])
-    make_run(folder / "run")
-    (folder / "link").symlink_to(folder.parent / "secret")
-    app = show("Overview", run=address.format(parent=folder.parent))
-    assert "Refused" in app.error[0].value
-    assert "hidden" not in "".join(sent(app))
-
-
-def test_a_run_whose_files_lead_elsewhere_or_would_block_is_refused(folder: Path) -> None:
-    outside = make_run(folder.parent / "secret")
-    make_run(folder / "linked")
-    (folder / "linked" / "measurements-000.arrows").unlink()
-    (folder / "linked" / "measurements-000.arrows").symlink_to(outside / "measurements-000.arrows")
-    make_run(folder / "pipe")
-    os.mkfifo(folder / "pipe" / "measurements-001.arrows")
-    make_run(folder / "good")
-    runs = RunFolder(folder)
-    assert runs.names() == ["good"]
-    assert set(runs.refused()) == {"linked", "pipe"}
-    assert len(show("Runs").warning) == 2
-
-
-@pytest.mark.slow
-def test_nothing_in_a_run_is_unpickled_or_executed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run directory may hold anything else; none of it is opened."""
-    for loader in ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load"):
-        monkeypatch.setattr(loader, None)
-    run = make_run(folder / "run")
-    for name in ("model.pt", "checkpoint.pkl", "__init__.py", "views.py", "streamlit_app.py"):
-        (run / name).write_bytes(b"raise SystemExit('executed')")
-        (run / name).chmod(0)
-    for view in VIEWS:
-        show(view)
-
-
-def test_a_folder_that_is_a_run_shows_that_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(folder / "run")
-    monkeypatch.setenv(RUNS_VARIABLE, str(run))
-    assert "run" in texts(show("Overview"))
-    assert RunFolder(run).names() == ["run"]
-
-
-def test_a_run_written_anew_in_the_same_place_is_read_anew(folder: Path) -> None:
-    shared = SharedRun(make_run(folder / "run", matrices=3))
-    assert not shared.update(max_age=0)
-    (folder / "run").rename(folder / "old")
-    make_run(folder / "run", matrices=7, created=3e9)
-    assert shared.update(max_age=0)
-    assert list(shared.tables().matrices.index) == names_of(7)
-    (folder / "run").rename(folder / "gone")
-    shared.update(max_age=0)
-    assert "no run" in shared.tables().problems[-1]
-    assert len(shared.tables().measurements)
-
-
-def test_the_app_is_bound_to_this_machine_and_sends_no_statistics() -> None:
-    config = tomllib.loads((APP.parent / ".streamlit" / "config.toml").read_text())
-    assert config["server"]["address"] == "127.0.0.1"
-    assert config["browser"]["gatherUsageStats"] is False
-
-
 def test_what_was_measured_beside_the_updates_can_be_drawn(folder: Path) -> None:
     record(folder / "beside", 4, 24, 30, 20, of=("update", "weight"), directions=4)
     run = open_run(folder / "beside")
@@ -545,4 +395,40 @@ def test_a_run_that_did_not_measure_it_does_not_offer_it(run: Any) -> None:
     app = show("Rank evolution")
     offered = next(box for box in app.selectbox if box.label == "Quantity").options
     assert not any("of W" in option or "overlap" in option for option in offered)
-    assert "Spectrum of" not in [radio.label for radio in show("Spectrum evolution").radio]
+    assert "Spectrum of" not in [box.label for box in show("Spectrum evolution").selectbox]
+
+
+def unpacked(spec: dict[str, Any]) -> go.Figure:
+    """A figure out of what is sent, its arrays as numbers."""
+    for trace in spec["data"]:
+        trace |= {key: numbers(value) for key, value in trace.items() if isinstance(value, dict) and "bdata" in value}
+        if isinstance(error := trace.get("error_y", {}).get("array"), dict):
+            trace["error_y"]["array"] = numbers(error)
+    return go.Figure(spec)
+
+
+@pytest.mark.parametrize("view", WITH_FIGURES)
+def test_beside_each_figure_are_a_papers_formats_which_hold_what_it_draws(folder: Path, view: str) -> None:
+    make_run(folder / "first", matrices=10, steps=range(0, 48, 4), not_finite=lambda step: [1] if step == 20 else [])
+    make_run(folder / "second", matrices=10, steps=range(0, 48, 4), seed=2)
+    app = open_papers(show(view, run=["first", "second"]))
+    labels = [button.proto.label for button in app.get("download_button")]
+    figures = [unpacked(spec) for spec in specs(app)]
+    for label in ("Figure as HTML", "Figure as PDF", "Figure as SVG", "Figure as PNG", "Numbers as CSV"):
+        assert labels.count(label) == len(figures) > 0
+    for figure in figures:
+        svg = paper_figure_bytes(figure, "svg", width=natural_width(figure)).decode()
+        lines = [trace for trace in figure.data if trace.type == "scatter" and "lines" in (trace.mode or "lines")]
+        seen = [one for one in lines if one.line.width != 0 and one.x[0] is not None]
+        assert svg.count('id="panel-') == len(seen)
+        assert len(figure_table(figure)) > 5
+
+
+def test_a_page_without_matplotlib_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(folder / "first")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    app = open_papers(show("Rank evolution"))
+    labels = [button.proto.label for button in app.get("download_button")]
+    assert labels == ["Figure as HTML", "Numbers as CSV"]
+    assert "pip install" in texts(app)
+    assert "inrank\\-monitor\\[figures\\]" in texts(app)

@@ -172,6 +172,11 @@ def test_a_figure_is_downloaded_as_it_is_drawn(dashboard: DashboardPage) -> None
     select("Colour", "stable rank")(dashboard.page)
     dashboard.shows(first.overview("stable_rank"))
     assert "stable rank" in download(dashboard.page, "Figure as HTML")
+    dashboard.page.get_by_role("button", name="For a paper").first.click()
+    svg = download(dashboard.page, "Figure as SVG")
+    assert svg.startswith("<?xml")
+    assert "stable rank" in svg
+    assert "stable rank" in download(dashboard.page, "Numbers as CSV").splitlines()[0]
 
 
 def cells(page: Any, place: int) -> list[str]:

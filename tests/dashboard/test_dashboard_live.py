@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from helpers.dashboard_browser import differences, drawn, open_view, serving, settle, streamlit, until, visit
+from helpers.dashboard_browser import differences, drawn, open_view, serving, settle, streamlit, until, url, visit
 from helpers.dashboard_controls import AT_FIRST
 from helpers.dashboard_widgets import add, clear, slide, toggle
 from helpers.expected_figures import Drawn, comparison
@@ -136,9 +136,11 @@ def test_a_page_that_does_not_follow_stays_as_it_is_until_it_follows_again(page:
     before = expected("Rank evolution", growing)
     shows(page, before)
     toggle("Follow live")(page)
+    until(lambda: "live=false" in url(page))
+    time.sleep(1)  # what had begun before is drawn
     settle(page)
     growing.grow()
-    time.sleep(4)  # a page that follows looks every three seconds
+    time.sleep(4)  # a page that follows looks twice a second
     assert not differences(drawn(page), before)
     toggle("Follow live")(page)
     shows(page, expected("Rank evolution", growing))

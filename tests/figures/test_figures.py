@@ -19,6 +19,7 @@ from inrank_monitor.figures import (
     explained_ratio_curve,
     explained_ratio_evolution,
     families,
+    loss_against_rank,
     loss_curve,
     rank_evolution,
     rank_heatmap,
@@ -26,6 +27,7 @@ from inrank_monitor.figures import (
     short_names,
     spectrum_density,
     spectrum_evolution,
+    spectrum_with_ranks,
 )
 from inrank_monitor.figures.kernel import bandwidth, density
 from inrank_monitor.figures.tables import geometric, spread, thin
@@ -81,7 +83,7 @@ def test_a_shared_null_rank_is_one_neutral_line_and_an_own_one_has_its_matrix_co
     assert sorted(trace.y[0] for trace in dashed) == [16, 17]
     assert len({trace.line.color for trace in dashed}) == 1
     own = rank_evolution(table(null=(16, 17, 18, 19)))
-    for trace, name in zip([t for t in own.data if t.line.dash == "dash"], NAMES, strict=True):
+    for trace, name in zip([t for t in own.data if t.line.dash == "dash" and t.meta], NAMES, strict=True):
         assert trace.line.color == line_of(own, name).line.color
 
 
@@ -381,6 +383,27 @@ def test_thinning_keeps_first_last_and_extremes(gaps: bool) -> None:
     assert (np.diff(kept) > 0).all()
 
 
+def test_thinning_by_ratio_keeps_every_early_point() -> None:
+    kept = thin(np.random.default_rng(0).standard_normal(5000), 200, by_ratio=True)
+    assert len(kept) <= 200
+    assert set(range(10)) <= set(kept.tolist())
+    assert {0, 4999} <= set(kept.tolist())
+
+
+@pytest.mark.parametrize("log_steps", [False, True])
+def test_a_spectrum_of_a_thousand_snapshots_is_thinned_and_says_so(log_steps: bool) -> None:
+    steps = np.arange(1, 1001) * 10
+    values = -np.sort(-np.random.default_rng(0).random((1000, 256)), axis=1)
+    many = spectrum_evolution(pd.DataFrame(values, index=steps, columns=range(1, 257)), log_steps=log_steps)
+    few = spectrum_evolution(pd.DataFrame(values[:50], index=steps[:50], columns=range(1, 257)), log_steps=log_steps)
+    assert "thinned" in many.layout.xaxis.title.text
+    assert few.layout.xaxis.title.text == "step"
+    assert size(many) < MEBIBYTE / 4
+    first = next(trace for trace in many.data if trace.name == "σ1")
+    assert (first.x[0], first.x[-1]) == (10, 10_000)
+    assert (max(first.y), min(first.y)) == (values[:, 0].max(), values[:, 0].min())
+
+
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 100, 768, 10_000])
 def test_spacings_keep_both_ends_within_the_limit(count: int) -> None:
     for spacing in (spread, geometric):
@@ -418,6 +441,7 @@ def test_short_names_are_distinct_and_representatives_span_families_and_depth() 
 
 def test_captions_are_two_lines_for_each_figure() -> None:
     drawn = [depth_map, rank_evolution, rank_heatmap, explained_ratio_evolution, spectrum_evolution, spectrum_density]
+    drawn += [spectrum_with_ranks, loss_against_rank]
     assert set(CAPTIONS) == {function.__name__ for function in [*drawn, explained_ratio_curve, loss_curve]}
     assert all(caption.look and caption.conclude for caption in CAPTIONS.values())
 

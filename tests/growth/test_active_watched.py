@@ -221,7 +221,10 @@ def test_the_dashboard_draws_the_layers_ranks_with_a_triangle_at_each_growth(fol
     assert set(lines) & set(open_run(folder / "growing").matrices.index) == set(
         NAMES
     )  # dense matrices have no such rank, nor a legend entry
-    (triangles,) = (trace for trace in figure["data"] if trace.get("name") == "rank grown")
+    grown = [trace for trace in figure["data"] if trace.get("name") == "rank grown"]
+    triangles, in_legend = grown
+    assert [trace["showlegend"] for trace in grown] == [False, True]
+    assert not numbers([value or np.nan for value in in_legend["x"]])
     assert triangles["marker"]["symbol"] == "triangle-up"
     assert numbers(triangles["x"]) == [5] * 4 + [10] * 4
     assert numbers(triangles["y"]) == [1] * 4 + [2] * 4

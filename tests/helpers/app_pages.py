@@ -12,6 +12,17 @@ from streamlit.testing.v1 import AppTest
 from inrank_monitor.console import app_directory
 
 APP = app_directory() / "streamlit_app.py"
+VIEWS = (
+    "Runs",
+    "Overview",
+    "Matrix",
+    "Rank evolution",
+    "Spectrum density",
+    "Spectrum evolution",
+    "Explained ratio",
+    "Compare",
+    "Advice",
+)
 
 
 def show(view: str, **address: Any) -> AppTest:
@@ -24,6 +35,15 @@ def show(view: str, **address: Any) -> AppTest:
     return app
 
 
+def open_papers(app: AppTest) -> AppTest:
+    """The same page with what is "For a paper" below each figure opened."""
+    for popover in app.get("popover"):
+        _, found, key = popover.proto.popover.id.partition("-paper ")  # ends with the key that the page gave it
+        if found:
+            app.session_state[f"paper {key}"] = True
+    return app.run()
+
+
 def turn_to(app: AppTest, view: str) -> AppTest:
     """The same page at another view."""
     app.query_params["view"] = view
@@ -32,7 +52,8 @@ def turn_to(app: AppTest, view: str) -> AppTest:
 
 def sent(app: AppTest) -> list[str]:
     """The page's figures as they are sent."""
-    return [json.loads(chart.proto.json)["figure"] for chart in app.get("bidi_component")]
+    parts = [json.loads(part.proto.json) for part in app.get("bidi_component")]
+    return [part["figure"] for part in parts if "figure" in part]
 
 
 def specs(app: AppTest) -> list[dict[str, Any]]:

@@ -101,8 +101,8 @@ def place(view: str) -> str:
 
 def settle(page: Any, heading: str | None = None) -> None:
     """Wait until the page is drawn."""
-    page.wait_for_selector("h2" if heading is None else f"h2:has-text('{heading}')", timeout=30_000)
-    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=30_000)
+    page.wait_for_selector("h2" if heading is None else f"h2:has-text('{heading}')", timeout=60_000)
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=60_000)
     assert page.locator("[data-testid=stException]").count() == 0
 
 

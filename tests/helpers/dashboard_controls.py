@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import plotly.graph_objects as go
-from helpers.dashboard_widgets import Act, add, clear, number, radio, select, slide, toggle, write
+from helpers.dashboard_widgets import Act, add, clear, number, select, slide, toggle, write
 from helpers.expected_figures import Drawn, comparison
 
 from inrank_monitor.figures.tables import column_title
@@ -77,7 +77,7 @@ CONTROLS = [
         lambda first: first.overview(names=["h.0.mlp.c_fc.weight", MATRIX]),
         write("Filter", ""),
     ),
-    Control(LINES, "Draw", radio("Draw", "heat map"), Drawn.heatmap, radio("Draw", "lines")),
+    Control(LINES, "Draw", select("Draw", "heat map"), Drawn.heatmap, select("Draw", "lines")),
     Control(
         LINES,
         "Blocks",
@@ -102,16 +102,16 @@ CONTROLS = [
     Control(
         LINES,
         "Colour by block",
-        radio("Colour by", "block"),
+        select("Colour by", "block"),
         lambda first: first.evolution(level="block"),
-        radio("Colour by", "kind"),
+        select("Colour by", "kind"),
     ),
     Control(
         LINES,
         "Colour by matrix",
-        radio("Colour by", "matrix"),
+        select("Colour by", "matrix"),
         lambda first: first.evolution(level=None),
-        radio("Colour by", "kind"),
+        select("Colour by", "kind"),
     ),
     Control(
         LINES, "Log steps", toggle("Log steps"), lambda first: first.evolution(log_steps=True), toggle("Log steps")
@@ -126,30 +126,30 @@ CONTROLS = [
     Control(
         DENSITY,
         "At one step",
-        radio("At", "one step"),
+        select("At", "one step"),
         lambda first: first.density(steps=[40]),
-        radio("At", "two steps"),
+        select("At", "two steps"),
     ),
     Control(
         DENSITY,
         "At all steps",
-        radio("At", "all steps"),
+        select("At", "all steps"),
         lambda first: first.density(steps=[10, 20, 30, 40], null=False),
-        radio("At", "two steps"),
+        select("At", "two steps"),
     ),
     Control(
         DENSITY,
         "by number",
-        radio("Weigh singular values", "by number"),
+        select("Weigh values", "by number"),
         lambda first: first.density(kind="count"),
-        radio("Weigh singular values", "by strength"),
+        select("Weigh values", "by strength"),
     ),
     Control(
         DENSITY,
         "by index",
-        radio("Weigh singular values", "by index"),
+        select("Weigh values", "by index"),
         lambda first: first.density(kind="profile"),
-        radio("Weigh singular values", "by strength"),
+        select("Weigh values", "by strength"),
     ),
     Control(DENSITY, "Log σ", toggle("Log σ"), lambda first: first.density(log=False), toggle("Log σ")),
     Control(
@@ -181,7 +181,7 @@ CONTROLS = [
         "Lines a panel",
         number("Lines a panel", 3),
         lambda first: first.spectra(count=3),
-        number("Lines a panel", 64),
+        number("Lines a panel", 32),
     ),
     Control(SPECTRA, "Log σ", toggle("Log σ"), lambda first: first.spectra(log=True), toggle("Log σ")),
     Control(
@@ -230,16 +230,27 @@ COMPARED: dict[str, tuple[Act, Callable[[dict[str, Drawn]], list[go.Figure]], Ac
         lambda both: comparison(both, "stable_rank"),
         select("Quantity", column_title("intrinsic_rank")),
     ),
-    "Align by": (
-        radio("Align by", "share of training"),
-        lambda both: comparison(both, align="share"),
-        radio("Align by", "step"),
+    "x axis, share": (
+        select("x axis", "share of training"),
+        lambda both: comparison(both, axis="share"),
+        select("x axis", "step"),
     ),
-    "Log steps": (toggle("Log steps"), lambda both: comparison(both, log_steps=True), toggle("Log steps")),
+    "x axis, wall-clock": (
+        select("x axis", "wall-clock"),
+        lambda both: comparison(both, axis="time"),
+        select("x axis", "step"),
+    ),
+    "Log x": (toggle("Log x"), lambda both: comparison(both, log_x=True), toggle("Log x")),
+    "Log y": (toggle("Log y"), lambda both: comparison(both, log_y=True), toggle("Log y")),
+    "Smoothing": (
+        slide("Smoothing", "End"),
+        lambda both: comparison(both, smoothing=0.99),
+        slide("Smoothing", "Home"),
+    ),
     "Logged value": (
-        select("Logged value beside it", "tracker_overhead"),
-        lambda both: comparison(both, scalar="tracker_overhead"),
-        select("Logged value beside it", "loss"),
+        select("Logged value", "tracker_overhead"),
+        lambda both: comparison(both, scalar="tracker_overhead", title="tracker_overhead"),
+        select("Logged value", "training loss"),
     ),
     "Runs": (clear("Runs"), lambda both: [], add("Runs", "first", "second")),
 }

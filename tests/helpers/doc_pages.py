@@ -362,6 +362,7 @@ STAND_INS: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/cost.md": _with_attach,
     "docs/alarms.md": _with_attach,
     "docs/dashboard.md": _after_a_run,
+    "docs/figures.md": _after_a_run,
     "docs/lora.md": _after_a_run_of_linear_layers,
     "docs/factorize.md": _factorizing,
     "docs/growing-rank.md": _training_ranks,

@@ -28,9 +28,10 @@ from inrank_monitor.matrices.roles import matrix_groups
 from inrank_monitor.ranks.null_model import null_singular_values
 from inrank_monitor.report.digest import matrix_table
 from inrank_monitor.report.figure_sections import telling_matrices
-from inrank_monitor.report.overview import overview_table
+from inrank_monitor.report.overview import overview_table, standing_out
 from inrank_monitor.runs.recomputation import RankRule
 from inrank_monitor.runs.shared_run import SharedRun
+from inrank_monitor.runs.timeline import Axis, align
 
 
 class Drawn:
@@ -64,7 +65,7 @@ class Drawn:
             places.loc[table.index],
             title or column_title(column),
             relative=column == "rank_over_null_rank",
-            marked=list(table.index[table["unusual"] != ""]),
+            marked=standing_out(table),
         )
         return [heat, mark_events(loss_curve(self.state.scalars), events)]
 
@@ -117,7 +118,7 @@ class Drawn:
         chosen = matrices or telling_matrices(matrix_table(self.state))
         values = {name: self.run.singular_values(name) for name in chosen}
         return [
-            mark_noise_over_steps(spectrum_evolution(each, **{"count": 64, **look}), each, self._shape(name))
+            mark_noise_over_steps(spectrum_evolution(each, **{"count": 32, **look}), each, self._shape(name))
             for name, each in values.items()
         ]
 
@@ -163,13 +164,16 @@ def comparison(
     matrix: str | None = None,
     *,
     scalar: str = "loss",
-    align: Any = "step",
-    log_steps: bool = False,
+    title: str = "training loss",
+    axis: Axis = "step",
+    smoothing: float = 0.0,
+    **look: Any,
 ) -> list[go.Figure]:
-    """A line a run, of a quantity and of a logged value."""
+    """A line a run, of a logged value and of a quantity."""
     ranks = {name: one.state.measurements for name, one in runs.items()}
     scalars = {name: one.state.scalars for name, one in runs.items()}
+    look["align"] = align({name: one.state.timeline for name, one in runs.items()}, axis)
     return [
-        run_comparison(ranks, column, matrix, align=align, log_steps=log_steps),
-        loss_comparison(scalars, scalar, align=align),
+        loss_comparison(scalars, scalar, title=title, smoothing=smoothing, **look),
+        run_comparison(ranks, column, matrix, **look),
     ]

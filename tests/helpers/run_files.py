@@ -71,6 +71,12 @@ def loss_ranks(step: int, rows: int = 2) -> dict[str, Any]:
     return {name: [value] * rows for name, value in same.items()} | ranks
 
 
+def loss_curve(step: int) -> dict[str, Any]:
+    """Columns of two evaluations, at one rank for all and at others."""
+    same = {"step": [step] * 2, "time": [1.0e9 + step] * 2}
+    return {**same, "mean_rank": [step + 0.5, 3.0], "uniform_rank": [None, 3], "loss": [1.5, 1.6]}
+
+
 def weight(step: int) -> dict[str, Any]:
     """Columns of one matrix's own spectrum."""
     columns: dict[str, Any] = {"step": [step], "time": [1.0e9 + step], "matrix": [1]}
@@ -92,6 +98,7 @@ MAKERS = {
     "scalars": scalar,
     "events": event,
     "loss_ranks": loss_ranks,
+    "loss_curve": loss_curve,
 }
 
 
@@ -103,6 +110,7 @@ def write_tables(directory: Path, steps: range, segment: int = 0, mark: float = 
         log.append("scalars", scalar(step, mark or None))
         log.append("events", event(step, f"segment {segment}"))
         log.append("loss_ranks", loss_ranks(step))
+        log.append("loss_curve", loss_curve(step))
         log.append("weights", weight(step))
         log.append("directions", directions(step))
     log.close()

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.run_files import info, loss_ranks, write_run
+from helpers.run_files import info, loss_curve, loss_ranks, write_run
 from torch import nn
 
-from inrank_monitor import SpectrumTracker, attach, open_run, ranks_by_loss
+from inrank_monitor import SpectrumTracker, attach, loss_at_ranks, open_run, ranks_by_loss
 from inrank_monitor.loss_ranks.saving import saved_in
 from inrank_monitor.report import matrix_table, report_table
 from inrank_monitor.runs import write_json
@@ -26,6 +26,7 @@ import os, signal, sys, torch
 sys.path.insert(0, sys.argv[2])
 from helpers.run_files import loss_ranks
 from inrank_monitor import ranks_by_loss
+torch.manual_seed(1)
 model = torch.nn.Linear(8, 6)
 calls = 0
 def loss():
@@ -125,6 +126,37 @@ def test_a_finished_run_gets_results_of_its_own_streams_and_can_be_taken_up(tmp_
     assert run.problems == []
 
 
+def test_every_evaluation_is_kept_with_the_result_and_is_the_loss_at_these_ranks(tmp_path: Path) -> None:
+    model, optimizer, loss, tracker = training(tmp_path / "run")
+    steps(optimizer, loss, 10, lambda: None)
+    live = tracker.ranks_by_loss(loss, 1e-4, 30)
+    tracker.close()
+    run = open_run(tmp_path / "run")
+    assert list(run.loss_curve["loss"]) == [point.loss for point in live.curve]
+    found = ranks_by_loss(model, run, loss, 1e-4, 30)
+    run.refresh()
+    curve = run.loss_curve[run.loss_curve["time"] == found.time]
+    assert len(curve) == found.evaluations - 1  # the model as it is was evaluated twice
+    assert set(curve["step"]) == {10}
+    assert curve["loss"].iloc[0] == found.loss
+    assert found.loss_at_ranks in set(curve["loss"])
+    alike = curve[curve["uniform_rank"].notna()]
+    assert len(alike) >= 3
+    for rank, value in zip(alike["uniform_rank"], alike["loss"], strict=True):
+        assert loss_at_ranks(model, run, loss, int(rank)) == pytest.approx(value)
+    assert run.loss_curve.columns.tolist() == ["step", "time", "mean_rank", "uniform_rank", "loss"]
+
+
+def test_results_of_versions_that_kept_no_evaluations_are_read(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    for file in (tmp_path / "run").glob("loss_curve-*"):
+        file.unlink()
+    run = open_run(tmp_path / "run")
+    assert run.loss_curve.empty
+    assert len(run.loss_ranks) == 6
+    assert run.problems == []
+
+
 def test_results_and_a_live_run_do_not_get_into_each_others_way(tmp_path: Path) -> None:
     model, optimizer, loss, tracker = training(tmp_path / "run", strict=True)
     steps(optimizer, loss, 5, lambda: None)
@@ -143,7 +175,7 @@ def test_a_number_that_is_taken_is_left_alone(tmp_path: Path) -> None:
     write_run(tmp_path / "run", range(1, 3))
     write_json(tmp_path / "run" / "run.json", info((0, None), (4, 1)))  # as of one that has written nothing yet
     (tmp_path / "run" / "loss_ranks-005.arrows").write_bytes(b"")
-    saved_in(tmp_path / "run", loss_ranks(9))
+    saved_in(tmp_path / "run", loss_ranks(9), loss_curve(9))
     assert sorted(file.name for file in (tmp_path / "run").glob("loss_ranks-*")) == [
         "loss_ranks-000.arrows",
         "loss_ranks-005.arrows",
@@ -165,7 +197,7 @@ def test_a_process_killed_in_the_midst_leaves_the_run_as_it_was(tmp_path: Path) 
 
 def test_a_torn_result_is_left_out_and_said(tmp_path: Path) -> None:
     write_run(tmp_path / "run", range(1, 2))
-    saved_in(tmp_path / "run", loss_ranks(7))
+    saved_in(tmp_path / "run", loss_ranks(7), loss_curve(7))
     path = tmp_path / "run" / "loss_ranks-001.arrows"
     path.write_bytes(path.read_bytes()[:-9])
     run = open_run(tmp_path / "run")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import oracles
 
-from inrank_monitor.ranks import energy_share, metrics, null_singular_values, signal_rank, signal_share
+from inrank_monitor.ranks import energy_share, metrics, noise_edge, null_singular_values, signal_rank, signal_share
 from inrank_monitor.ranks.signal import LEAST_SIDE, bulk_quartiles
 
 pytestmark = pytest.mark.numeric
@@ -144,3 +144,11 @@ def test_it_is_a_metric_among_the_others() -> None:
     values = planted((32, 32), 3, 4.0, 1)[0]
     assert metrics.signal_rank(values, 32, 32) == 3
     assert metrics.signal_share(values, 32, 32) == signal_share(values, 32, 32)
+
+
+def test_where_many_directions_hold_nothing_no_bulk_is_found_and_nothing_divides_by_zero() -> None:
+    values = np.zeros((3, 40))
+    for row, last in enumerate((500.0, 10.0, 1.0)):
+        values[row, :22] = np.geomspace(1e3, last, 22)
+    assert np.isfinite(signal_rank(values, 40, 60)).all()
+    assert np.isfinite(noise_edge(values, 40, 60)).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from inrank_monitor.report.overview import trends, unusual
+from inrank_monitor.report.overview import standing_out, trends, unusual
 
 NO_EVENTS = pd.DataFrame({"kind": [], "matrix": [], "step": []})
 
@@ -49,3 +49,9 @@ def test_what_is_not_finite_and_what_had_an_alarm_is_unusual() -> None:
 
 def test_where_most_are_not_finite_that_is_not_unusual() -> None:
     assert not any(unusual(table([10.0] * 6).assign(verdict="not finite"), NO_EVENTS))
+
+
+def test_where_more_than_a_third_stand_out_none_is_ringed() -> None:
+    table = pd.DataFrame({"unusual": ["", "", "far", "", ""]}, ["a", "b", "c", "d", "e"])
+    assert standing_out(table) == ["c"]
+    assert standing_out(table.assign(unusual=["far", "far", "", "", ""])) == []

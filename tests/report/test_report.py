@@ -196,8 +196,9 @@ def test_the_terminal_table_is_aligned_and_holds_every_matrix() -> None:
     lines = text.splitlines()
     assert lines[0] == "first"
     assert lines[1].startswith("finished at step 100 · 5 snapshots of 6 matrices · tracker ")
-    assert "α = 0.9 and b = 4" in lines[2]
+    assert "not finite: 1 of 6 matrices since step 20" in " ".join(lines)
     head = next(i for i, line in enumerate(lines) if line.startswith("matrix"))
+    assert "α = 0.9 and b = 4" in " ".join(lines[:head])
     rows = lines[head + 2 : head + 2 + len(NAMES)]
     at = lines[head].index("verdict")  # the last column is left-aligned, all others end under their heads
     assert {line[at - 2 : at] for line in rows} == {"  "}

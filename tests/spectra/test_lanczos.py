@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from inrank_monitor.ranks.null_model import null_singular_values
 from inrank_monitor.spectra.estimated import EstimatedSpectrum, estimated_spectrum
 from inrank_monitor.spectra.lanczos import LinearOperator, Quadrature, SpectralDensity, spectral_density
-from inrank_monitor.spectra.leading import LeadingSubspace
 from inrank_monitor.spectra.spectrum import singular_values
 
 pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
@@ -58,7 +57,7 @@ def real_updates() -> dict[str, Tensor]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    width = 128
+    width = 144  # of narrower ones all values are taken
     text = torch.tensor([ord(c) % 128 for c in "".join(pydoc_data.topics.topics.values())[:60_000]])
     model = nn.Sequential(nn.Embedding(128, width), Block(width), Block(width), nn.Linear(width, 128))
     first = {name: value.detach().clone() for name, value in model.named_parameters()}
@@ -76,7 +75,7 @@ def real_updates() -> dict[str, Tensor]:
                 if value.ndim == 2 and "." in name and min(value.shape) >= width and not name.startswith("0."):
                     updates[f"{name} at {step}"] = value.detach() - first[name]
     torch.set_num_threads(threads)
-    assert len(updates) == 18
+    assert len(updates) == 16
     return updates
 
 
@@ -99,6 +98,7 @@ def test_the_estimate_is_within_two_per_cent_on_updates_of_gpt2() -> None:
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=None, eos_token_id=None))
     first = {name: value.detach().clone() for name, value in model.named_parameters()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    ratios = []
     for step in range(1, 31):
         batch = torch.stack([text[i : i + 64] for i in torch.randint(len(text) - 64, (8,))])
         optimizer.zero_grad()
@@ -111,7 +111,9 @@ def test_the_estimate_is_within_two_per_cent_on_updates_of_gpt2() -> None:
                 distance = wasserstein(found.values.numpy(), exact)
                 assert found.measured == 32
                 assert distance < 0.02, name
-                assert 0.5 * distance < found.estimation_error / exact[0] < 4 * distance, name
+                ratios.append(found.estimation_error / exact[0] / distance)
+    assert min(ratios) > 1  # the stated error is on the safe side
+    assert np.median(ratios) < 5  # 3.8, where the true error is some 0.0003 σ₁
 
 
 SPECTRA: dict[str, np.ndarray] = {
@@ -204,19 +206,6 @@ def test_the_frobenius_norm_is_kept() -> None:
     for name, values in SPECTRA.items():
         found = estimated_spectrum(torch.from_numpy(oracles.matrix_with(values, SHORT, LONG)), 32)
         assert_allclose(float(found.values.norm()), np.linalg.norm(values), rtol=2e-3, err_msg=name)
-
-
-def test_a_subspace_serves_the_estimate_as_it_serves_the_leading_values() -> None:
-    subspace = LeadingSubspace()
-    left, right = torch.randn(SHORT, 40), torch.randn(40, LONG)
-    for _ in range(4):  # from either side in turn
-        left = left + 0.02 * torch.randn(SHORT, 40)
-        matrix = left * torch.arange(1, 41).rsqrt() @ right + 0.2 * torch.randn(SHORT, LONG)
-        exact = oracles.singular_values(matrix.numpy())
-        found = estimated_spectrum(matrix, 32, subspace=subspace)
-        assert wasserstein(found.values.numpy(), exact) < 0.01
-        assert np.abs(found.values.numpy() - exact)[:32].max() <= found.error_bound
-    assert subspace.snapshots == 4
 
 
 CALLS: dict[str, Callable[[Tensor], EstimatedSpectrum]] = {

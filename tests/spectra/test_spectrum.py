@@ -13,8 +13,8 @@ from numpy.testing import assert_allclose
 from torch import Tensor
 
 from inrank_monitor.spectra.leading import leading_singular_values
+from inrank_monitor.spectra.pool import SpectrumPool
 from inrank_monitor.spectra.spectrum import (
-    SpectrumPool,
     singular_values,
     singular_values_of_product,
 )

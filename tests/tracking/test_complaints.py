@@ -84,14 +84,14 @@ def test_a_dear_snapshot_does_not_slow_the_training_down(
 @pytest.mark.slow
 @pytest.mark.alone
 def test_the_budget_is_kept_for_real_where_every_step_measured_would_break_it(tmp_path: Path) -> None:
-    """The same complaint, in real seconds: the first minute's budget is 0.6 s, whatever a snapshot costs."""
+    """The same complaint, in real seconds: at most 3 s in the first minute, whatever a snapshot costs."""
     model = mlp(*[160] * 9)
     optimizer = sgd(model)
-    budget = 0.01 * 60
+    budget = 3.0
     tracker = attach(model, optimizer, tmp_path / "run", tensorboard=False, buffer_rank=8)
     attached = tracker.seconds
     began, steps = time.perf_counter(), 0
-    while time.perf_counter() - began < 2.0:
+    while time.perf_counter() - began < 4.0:  # measured at every step, more than the budget would be gone
         train(model, optimizer, 1, first=steps)
         steps += 1
     spent, snapshots = tracker.seconds - attached, len(tracker.finished_steps)

@@ -189,10 +189,10 @@ def test_sinks_get_what_is_known_of_a_matrix_whose_rank_is_not(runs: tuple[Run, 
 
 
 def test_estimates_stay_and_are_called_so(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(120, 150, bias=False))
+    model = nn.Sequential(nn.Linear(140, 150, bias=False))
     with attach(model, None, tmp_path / "run", every=1, leading=LEADING, density=True, tensorboard=False) as tracker:
         with torch.no_grad():
-            model[0].weight += torch.randn(150, 120, generator=torch.Generator().manual_seed(1))
+            model[0].weight += torch.randn(150, 140, generator=torch.Generator().manual_seed(1))
         tracker.step()
     run = open_run(tmp_path / "run")
     row = run.measurements.iloc[0]
@@ -205,7 +205,7 @@ def test_estimates_stay_and_are_called_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"leading": 6}, {"leading": 12}, {"leading": 6, "density": True}])
 def test_noise_whose_largest_value_is_only_bounded_is_not_called_flat(tmp_path: Path, options: dict[str, Any]) -> None:
-    model = nn.Sequential(*(nn.Linear(100, 90 + place, bias=False) for place in range(8)))
+    model = nn.Sequential(*(nn.Linear(150, 140 + place, bias=False) for place in range(8)))
     generator = torch.Generator().manual_seed(2)
     with attach(model, None, tmp_path / "run", every=1, tensorboard=False, **options) as tracker:
         with torch.no_grad():

@@ -164,7 +164,7 @@ def test_the_loops_own_settings_are_put_back(tmp_path: Path, precision: str) -> 
     torch.set_float32_matmul_precision(precision)
     threads = torch.get_num_threads()
     try:
-        model = mlp(*[80] * 13)  # enough matrices that several threads measure at once
+        model = mlp(*[140] * 5)  # enough matrices that several threads measure at once
         optimizer = sgd(model)
         with attach(model, optimizer, tmp_path, every=1, leading=4, tensorboard=False):
             for step in range(15):
@@ -179,7 +179,7 @@ def test_leading_values_do_not_depend_on_the_loops_settings(tmp_path: Path) -> N
     # One matrix is measured in the loop's own thread, where its autocast and default device and dtype hold.
     found = []
     for number in range(2):
-        model = mlp(100, 100)
+        model = mlp(140, 140)
         optimizer = sgd(model)
         with attach(model, optimizer, tmp_path / str(number), every=1, leading=4, tensorboard=False):
             train(model, optimizer, 3)

@@ -90,7 +90,7 @@ def test_a_schedule_is_told_what_the_thread_has_done_since_too_but_not_attaching
 
     clock, thread = [10.0], Thread()
     monkeypatch.setattr("inrank_monitor.tracking.pace.now", lambda: clock[0])
-    pace = Pace(Told(1), training_processes(False), thread, began=7.0)
+    pace = Pace(Told(1), training_processes(False), (thread,), began=7.0)
     assert pace.seconds == 3.5  # attaching
     for step, (loop, beside) in enumerate([(1.0, 0.25), (2.0, 0.0), (0.5, 4.0)]):
         clock[0] += 100
