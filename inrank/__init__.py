@@ -14,6 +14,7 @@
     inrank.merge(model)                       # back to an ordinary model
 
 Models: convert, initialize_from_gradient, factorize, merge, from_pretrained, break_even_rank
+Any dense model in training: factorize (to U V, ranks by demand under a budget), plan_widths, narrow
 Growing: RankController, growth_rule (ExplainedRatio, Observation, needs_gradient, next_rank)
 Layers: InRankLinear, LowRankLinear
 transformers' Trainer: InRankCallback (imported when asked for)
@@ -25,13 +26,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from inrank.demand import WidthPlan, factorize, narrow, plan_widths
 from inrank.growth import (
     ExplainedRatio,
     Factorization,
     Growth,
     Observation,
     RankController,
-    factorize,
     initialize_from_gradient,
     needs_gradient,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "LowRankLinear",
     "Observation",
     "RankController",
+    "WidthPlan",
     "break_even_rank",
     "convert",
     "factorize",
@@ -54,7 +56,9 @@ __all__ = [
     "growth_rule",
     "initialize_from_gradient",
     "merge",
+    "narrow",
     "needs_gradient",
+    "plan_widths",
 ]
 
 

@@ -51,11 +51,27 @@ class Factorization:
         layers: one entry a layer.
         loss_before: of the function given, just before; None without one.
         loss_after: just after.
+        truncation: `"plain"`, by the SVD of the weight, or `"weighted"`, under the metric of the loss.
+        reset: layers of which the optimizer's state was unknown and begins anew; always all after `convert`, where that
+            is not said.
     """
 
     layers: tuple[Factorized, ...]
     loss_before: float | None
     loss_after: float | None
+    truncation: str = "plain"
+    reset: tuple[str, ...] = ()
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """By layer name; with these as `ranks` a fresh model becomes like this one."""
+        return {layer.name: layer.rank for layer in self.layers}
+
+    @property
+    def share(self) -> float:
+        """Parameters of all factors together over those of the weights that they stand for."""
+        dense = sum(layer.shape[0] * layer.shape[1] for layer in self.layers)
+        return sum(layer.rank * sum(layer.shape) for layer in self.layers) / dense
 
     @property
     def loss_jump(self) -> float | None:
@@ -72,6 +88,8 @@ class Factorization:
             lines.append(f"{layer.name:<{width}}  {shape:>11}  {layer.rank:>4}  {layer.energy_kept:.1%}")
         if self.loss_before is not None and self.loss_after is not None:
             lines.append(f"loss {self.loss_before:.4f} -> {self.loss_after:.4f} ({self.loss_jump:+.4f})")
+        if self.reset:
+            lines.append(f"optimizer state begun anew: {', '.join(self.reset)}")
         return "\n".join(lines)
 
 
@@ -108,7 +126,11 @@ def factorize(
     check_gain(gain)
     layers = growing_layers_of(model)
     if not layers:
-        reason = "it is factorized already" if layers_of(model) else "call inrank.convert first"
+        reason = (
+            "it is factorized already"
+            if layers_of(model)
+            else "call inrank.convert first, or give a budget or ranks for a dense model"
+        )
         raise ValueError(f"the model has no InRankLinear layer to factorize: {reason}")
     check_whole(layers, "factorize")
     chosen = {name: _rank_of(name, layer, ranks) for name, layer in layers.items()}

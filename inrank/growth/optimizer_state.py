@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -111,15 +111,20 @@ class FreshColumns:
         return min((first for first, _ in self._births[name]), default=None)
 
 
-def replace_parameters(optimizer: Optimizer, new: Mapping[nn.Parameter, nn.Parameter | None]) -> None:
-    """Put new parameters where the old ones were; None takes the old one out.
+def replace_parameters(
+    optimizer: Optimizer, new: Mapping[nn.Parameter, nn.Parameter | Sequence[nn.Parameter] | None]
+) -> None:
+    """Put new parameters where the old ones were, one or several; None takes the old one out.
 
     Their state is dropped, so that Adam begins them anew, bias correction and all: after a change of basis momentum
     belongs to coordinates that no longer exist. The groups stay, so schedulers do not notice.
     """
     by_id = {id(old): parameter for old, parameter in new.items()}
     for group in optimizer.param_groups:
-        swapped = [by_id.get(id(parameter), parameter) for parameter in group["params"]]
-        group["params"] = [parameter for parameter in swapped if parameter is not None]
+        swapped: list[nn.Parameter] = []
+        for parameter in group["params"]:
+            instead = by_id.get(id(parameter), parameter)
+            swapped += [] if instead is None else [instead] if isinstance(instead, nn.Parameter) else list(instead)
+        group["params"] = swapped
     for old in new:
         optimizer.state.pop(old, None)

@@ -17,11 +17,16 @@ def process_number() -> int:
     return dist.get_rank() if is_distributed() else 0
 
 
+def meeting_device() -> str:
+    """Where tensors must lie that processes exchange."""
+    return "cuda" if is_distributed() and dist.get_backend() == "nccl" else "cpu"
+
+
 def broadcast_integers(values: list[int]) -> list[int]:
     """Process 0's, everywhere."""
     if not is_distributed():
         return values
-    decided = torch.tensor(values, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    decided = torch.tensor(values, device=meeting_device())
     dist.broadcast(decided, 0)
     return [int(value) for value in decided.tolist()]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from inrank.layers.convert import break_even_rank, convert, merge
-from inrank.layers.factored_layer import FactoredLayer
+from inrank.layers.convert import break_even_rank, convert, convolution_of, matrix_of, merge
+from inrank.layers.factored_layer import FactoredLayer, Origin
 from inrank.layers.gain import Gain, check_gain, matching_gain
 from inrank.layers.inrank_layers import InRankLinear, LowRankLinear
 from inrank.layers.model_layers import CONFIG_ENTRY, check_whole, growing_layers_of, layers_of, note_ranks
 from inrank.layers.pretrained import from_pretrained, load_weights, restore_layers
+from inrank.layers.targets import check_layer, choose_layers, kind_of
 
 __all__ = [
     "CONFIG_ENTRY",
@@ -15,15 +16,21 @@ __all__ = [
     "Gain",
     "InRankLinear",
     "LowRankLinear",
+    "Origin",
     "break_even_rank",
     "check_gain",
+    "check_layer",
     "check_whole",
+    "choose_layers",
     "convert",
+    "convolution_of",
     "from_pretrained",
     "growing_layers_of",
+    "kind_of",
     "layers_of",
     "load_weights",
     "matching_gain",
+    "matrix_of",
     "merge",
     "note_ranks",
     "restore_layers",

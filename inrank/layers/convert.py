@@ -179,7 +179,7 @@ def _converted(module: nn.Module, plan: Converted, options: _Options, generator:
         max_rank=plan.max_rank,
         gain=chosen,
         origin=kind_of(module),
-        convolution=_convolution(module),
+        convolution=convolution_of(module),
     )
 
 
@@ -193,7 +193,8 @@ def kaiming_columns(rows: int, count: int, fan_in: int, generator: torch.Generat
     return torch.randn(rows, count, generator=generator, dtype=torch.float32, device="cpu") / math.sqrt(fan_in)
 
 
-def _convolution(module: nn.Module) -> dict[str, Any]:
+def convolution_of(module: nn.Module) -> dict[str, Any]:
+    """What a Conv2d says beside its weight; empty for the others."""
     names = ("kernel_size", "stride", "padding", "dilation")
     return {name: getattr(module, name) for name in names} if isinstance(module, nn.Conv2d) else {}
 

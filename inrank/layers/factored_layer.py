@@ -82,6 +82,14 @@ class FactoredLayer(nn.Module):
         """The dense (rows, cols) matrix, computed at each call: for code that asks a layer for its weight."""
         return self.gain * (self.U @ self.V)
 
+    @property
+    def stored_weight(self) -> Tensor:
+        """`weight` as the layer that this one stands for stores it: for whoever has known it by that."""
+        dense = self.weight
+        if self.origin == "Conv1D":
+            return dense.mT
+        return dense.view(self.rows, -1, *self.convolution["kernel_size"]) if self.convolution else dense
+
     @torch.no_grad()
     def exact_weight(self) -> Tensor:
         """The same in float64 where the device has that, else in a float32 that the loop has not made coarser."""

@@ -195,6 +195,18 @@ class LowRankLinear(FactoredLayer):
     ) -> None:
         super().__init__(U, V, bias, gain, Origin(origin, convolution or {}))
 
+    @classmethod
+    def take_over(cls, module: nn.Module, U: Tensor, V: Tensor, *, gain: float, origin: Origin) -> Self:
+        """Turn an ordinary Linear, Conv1D or Conv2d into κ U V in place: the object stays, and its bias and hooks."""
+        weight = module._parameters.pop("weight")
+        assert weight is not None
+        module.__class__ = cls
+        assert isinstance(module, cls)
+        wanted = weight.requires_grad
+        module.U, module.V = nn.Parameter(U, requires_grad=wanted), nn.Parameter(V, requires_grad=wanted)
+        module.gain, module.origin, module.convolution = gain, origin.name, origin.convolution
+        return module
+
     @property
     def rank(self) -> int:
         """Columns of U."""

@@ -9,5 +9,6 @@ from inrank_monitor.loss_ranks.by_loss import loss_at_ranks, ranks_by_loss
 from inrank_monitor.loss_ranks.evaluation import Loss
 from inrank_monitor.loss_ranks.result import LossRanks
 from inrank_monitor.loss_ranks.start import Start
+from inrank_monitor.loss_ranks.surroundings import Surroundings
 
-__all__ = ["Loss", "LossRanks", "Start", "loss_at_ranks", "ranks_by_loss"]
+__all__ = ["Loss", "LossRanks", "Start", "Surroundings", "loss_at_ranks", "ranks_by_loss"]

@@ -144,7 +144,7 @@ def read_parameter(module: nn.Module, attribute: str) -> Tensor:
     """The effective value of a parameter, detached, on its own device."""
     if not parametrize.is_parametrized(module, attribute):
         hooked = hooked_weights(module).get(attribute)
-        value: Tensor = hooked.compute() if hooked else getattr(module, attribute)
+        value: Tensor = hooked.compute() if hooked else _stored(module, attribute)
         with torch._C.DisableTorchFunctionSubclass():  # a subclass may do anything with a function; its values it has
             return value.detach()
     parts = list(module.parametrizations[attribute].modules())  # type: ignore[union-attr,index]
@@ -157,6 +157,13 @@ def read_parameter(module: nn.Module, attribute: str) -> Tensor:
     finally:
         for part, mode in zip(parts, modes, strict=True):
             part.training = mode
+
+
+def _stored(module: nn.Module, attribute: str) -> Tensor:
+    """As it is stored, also by a layer that has become factors since and computes its weight from them."""
+    became = attribute == "weight" and hasattr(type(module), "stored_weight") and attribute not in module._parameters
+    value: Tensor = getattr(module, "stored_weight" if became else attribute)
+    return value
 
 
 def has_memory(value: Tensor) -> bool:

@@ -13,9 +13,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from helpers import active_worker
-from helpers.active_training import converted, loss_of, next_token_loss, tokens
+from helpers.active_training import converted, gpt2, layers_of, loss_of, next_token_loss, tokens
 from helpers.active_worker import LATER, SCENARIOS, STEPS, prepared
 from torch.optim import SGD
+
+import inrank
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,6 +55,25 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
         return [torch.load(file, weights_only=False) for file in files]
 
     return load
+
+
+def test_a_dense_model_is_factorized_by_what_all_processes_see(found: Found) -> None:
+    """Ranks, factors and losses are those of one process that has all the batches."""
+    one, two = found("dense first")
+    for name in ("dense", "factorized", "weights"):
+        assert_same_bits(one[name], two[name])
+    assert [one[name] for name in ("ranks", "losses", "plan")] == [two[name] for name in ("ranks", "losses", "plan")]
+    model = gpt2()
+    model.load_state_dict(one["dense"])
+    every = [{"input_ids": tokens(10 * process + place)} for process in range(PROCESSES) for place in range(3)]
+    batches = [batch | {"labels": batch["input_ids"]} for batch in every]
+    report = inrank.factorize(model, budget=0.5, calibration=batches)
+    assert report.ranks == one["ranks"]
+    assert (report.loss_before, report.loss_after) == pytest.approx(one["losses"], rel=1e-5)
+    for name, layer in layers_of(model).items():
+        alone = layer.gain * layer.U @ layer.V
+        together = one["factorized"][f"{name}.U"] @ one["factorized"][f"{name}.V"] * layer.gain
+        torch.testing.assert_close(alone, together, rtol=1e-3, atol=1e-5)
 
 
 def assert_same_bits(one: dict[str, Any], two: dict[str, Any]) -> None:

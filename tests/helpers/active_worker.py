@@ -41,6 +41,31 @@ def train_ddp(rule: Any, **options: Any) -> dict[str, Any]:
     return found | {"weights": _copy(model.module), "gradients": gradients, "losses": losses}
 
 
+def dense_first() -> dict[str, Any]:
+    """A dense model under DDP that goes on in factors; each process has its own data, calibration and all."""
+    torch.manual_seed(0)
+    model = DistributedDataParallel(gpt2())
+    optimizer = AdamW(model.parameters(), lr=5e-3)
+    for step in range(3):
+        _dense_step(model, optimizer, step)
+    dense = _copy(model.module)
+    batches = [{"input_ids": (each := tokens(10 * dist.get_rank() + place)), "labels": each} for place in range(3)]
+    report = inrank.factorize(model.module, optimizer, budget=0.5, calibration=batches)
+    factorized = _copy(model.module)
+    model = DistributedDataParallel(model.module)
+    for step in range(3, 6):
+        _dense_step(model, optimizer, step)
+    found = {"dense": dense, "factorized": factorized, "weights": _copy(model.module), "ranks": report.ranks}
+    plan = inrank.plan_widths(gpt2(), batches, 0.5).widths  # of a dense one
+    return found | {"losses": (report.loss_before, report.loss_after), "plan": plan}
+
+
+def _dense_step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    optimizer.zero_grad()
+    loss_of(model, 2 * step + dist.get_rank()).backward()
+    optimizer.step()
+
+
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, controller: Any, step: int) -> float:
     optimizer.zero_grad()
     loss = loss_of(model, 2 * step + dist.get_rank())
@@ -168,6 +193,7 @@ SCENARIOS: dict[str, Callable[[], Any]] = {
     "gradient of the first step": gradient_of_first_step,
     "controller before DDP": controller_before_ddp,
     "factorize wrapped": factorize_wrapped,
+    "dense first": dense_first,
     "FSDP, factorized": lambda: fsdp(True),
     "FSDP, converted": lambda: fsdp(False),
     "FSDP, errors": fsdp_errors,

@@ -227,6 +227,28 @@ def _training_ranks() -> dict[str, Any]:
     }
 
 
+def _factorizing() -> dict[str, Any]:
+    import inrank
+
+    def build() -> tuple[Any, torch.optim.Optimizer]:
+        fresh = gpt2(layers=2)
+        return fresh, torch.optim.AdamW(fresh.parameters(), lr=4e-3)
+
+    dense, optimizer = build()
+    batches = [{"input_ids": each, "labels": each} for each in torch.randint(40, (12, 2, 12))]
+    return {
+        "torch": torch,
+        "model": build()[0],
+        "dense": dense,
+        "another": build()[0],
+        "optimizer": optimizer,
+        "build": build,
+        "loader": batches[:8],
+        "held_out": batches[8:],
+        "inrank": inrank,
+    }
+
+
 def _trainer() -> dict[str, Any]:
     from helpers.trainers import Sequences, trainer_arguments
     from transformers import Trainer
@@ -342,6 +364,7 @@ STAND_INS: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/dashboard.md": _after_a_run,
     "docs/figures.md": _after_a_run,
     "docs/lora.md": _after_a_run_of_linear_layers,
+    "docs/factorize.md": _factorizing,
     "docs/growing-rank.md": _training_ranks,
     "docs/checkpoints.md": _checkpoints,
     "docs/loggers.md": _with_attach,
