@@ -132,7 +132,7 @@ def narrow(
         if isinstance(plan, WidthPlan) and plan.full[name] != full:
             raise ValueError(f"{name!r} has {full} hidden units, and the plan is of {plan.full[name]}")
     for name, width in widths.items():
-        units = plan.units[name] if isinstance(plan, WidthPlan) else torch.arange(width)
+        units = plan.units[name] if isinstance(plan, WidthPlan) else torch.arange(width, device="cpu")
         blocks[name].keep(units, optimizer)
     config = getattr(unwrap(model), "config", None)
     if hasattr(config, "to_dict"):
