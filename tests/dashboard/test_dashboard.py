@@ -79,7 +79,10 @@ def test_the_page_of_a_matrix_draws_its_spectrum_and_its_ranks(run: Any) -> None
     assert "`MLP in` at depth `1`" in texts(app).replace("\u2060", "")
 
 
-def test_the_ranks_of_all_rules_are_marked_on_the_spectrum_and_on_the_loss(folder: Path) -> None:
+def test_the_ranks_of_all_rules_are_marked_on_the_spectrum_and_on_the_loss(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inrank_monitor.runs.shared_run.MAX_AGE", 0.0)
     make_run(folder / "lossy", matrices=10)
     name = "h.1.mlp.c_fc.weight"
     assert len(specs(show("Matrix", run="lossy", matrix=name))) == 5
