@@ -36,7 +36,8 @@ def mlp() -> nn.Module:
 
 def demo() -> nn.Module:
     """24 matrices of the demo's shapes."""
-    return GPT2LMHeadModel(GPT2Config(n_layer=4, n_embd=256, n_head=4, vocab_size=2000))
+    sizes = {"n_layer": 4, "n_embd": 256, "n_head": 4, "vocab_size": 2000}
+    return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=None))
 
 
 def gpt2_small() -> nn.Module:

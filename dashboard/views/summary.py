@@ -9,14 +9,13 @@ import streamlit as st
 
 from inrank_monitor import report
 from inrank_monitor.matrices.places import depth_and_kind
-from inrank_monitor.report import digest
 from inrank_monitor.runs import RunState
 
 
 @lru_cache(maxsize=4)
 def matrix_table(state: RunState) -> pd.DataFrame:
     """As the reports have it; the state offers the tables that they read. Shared, as those: not to be changed."""
-    return digest.matrix_table(state)  # type: ignore[arg-type]
+    return report.matrix_table(state)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=4)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
 from inrank.growth import meeting_device, sum_over_processes
+from inrank.layers import matrix_of
 from inrank_monitor.loss_ranks import Surroundings
 from inrank_monitor.matrices import unwrap
 
@@ -170,10 +171,8 @@ class _Seen:
 
 def sides(layer: nn.Module) -> tuple[int, int]:
     """(rows, cols) of a layer's matrix: outputs, inputs (times the kernel of a Conv2d)."""
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    shape = weight.shape
-    rows, cols = (shape[1], shape[0]) if type(layer).__name__ == "Conv1D" else (shape[0], shape[1:].numel())
-    return int(rows), int(cols)
+    rows, cols = matrix_of(layer).shape
+    return rows, cols
 
 
 def _rows_in(layer: nn.Module, inputs: Tensor) -> Tensor:

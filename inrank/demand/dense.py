@@ -19,6 +19,7 @@ from inrank.demand.factor_groups import check_factor_rate, split_off
 from inrank.demand.weighted import Decomposed, exact, plain, weighted
 from inrank.growth import INSTEAD, Factorization, Factorized, broadcast, broadcast_integers, meeting_device
 from inrank.layers import (
+    KINDS,
     Gain,
     LowRankLinear,
     Origin,
@@ -30,6 +31,7 @@ from inrank.layers import (
     matching_gain,
     matrix_of,
     note_ranks,
+    oriented,
 )
 from inrank_monitor.matrices import unwrap
 from inrank_monitor.tracking import unwrap_optimizer, weights_were_rewritten
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from inrank_monitor.tracking import SpectrumTracker
 
 logger = logging.getLogger("inrank")
-KINDS = ("Linear", "Conv1D", "Conv2d")
 
 
 @dataclass
@@ -177,15 +178,11 @@ def _exchange(asked: Dense, name: str, plan: _Plan) -> tuple[Factorized, bool]:
     broadcast(U, V, agreed)
     origin = Origin(kind_of(layer), convolution_of(layer))
     factored = LowRankLinear.take_over(layer, U, V, gain=float(agreed), origin=origin)
-    carrier = Carrier(weight, partial(_oriented, origin.name), factored.U, factored.V, factored.gain)
+    carrier = Carrier(weight, partial(oriented, origin.name), factored.U, factored.V, factored.gain)
     carrier.gradient()
     carried = asked.optimizer is None or carrier.state(asked.optimizer)
     error = float((dense - left * values @ right).square().sum() / dense.square().sum()) if dense.any() else 0.0
     return Factorized(name, asked.shapes[name], rank, 1 - error), carried
-
-
-def _oriented(kind: str, value: Tensor) -> Tensor:
-    return value.mT if kind == "Conv1D" else value.flatten(1)
 
 
 def _set_rate(asked: Dense) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from inrank.layers.convert import break_even_rank, convert, convolution_of, matrix_of, merge
+from inrank.layers.convert import break_even_rank, convert, convolution_of, matrix_of, merge, oriented
 from inrank.layers.factored_layer import FactoredLayer, Origin
 from inrank.layers.gain import Gain, check_gain, matching_gain
 from inrank.layers.inrank_layers import InRankLinear, LowRankLinear
 from inrank.layers.model_layers import CONFIG_ENTRY, check_whole, growing_layers_of, layers_of, note_ranks
 from inrank.layers.pretrained import from_pretrained, load_weights, restore_layers
-from inrank.layers.targets import check_layer, choose_layers, kind_of
+from inrank.layers.targets import KINDS, check_layer, choose_layers, kind_of
 
 __all__ = [
     "CONFIG_ENTRY",
+    "KINDS",
     "FactoredLayer",
     "Gain",
     "InRankLinear",
@@ -33,5 +34,6 @@ __all__ = [
     "matrix_of",
     "merge",
     "note_ranks",
+    "oriented",
     "restore_layers",
 ]

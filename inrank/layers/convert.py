@@ -115,7 +115,12 @@ def merge(model: nn.Module) -> list[str]:
 def matrix_of(module: nn.Module) -> Tensor:
     """The (out, in) view of an ordinary layer's weight; out × in·k of a Conv2d."""
     weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight.mT if type(module).__name__ == "Conv1D" else weight.flatten(1)
+    return oriented(type(module).__name__, weight)
+
+
+def oriented(kind: str, value: Tensor) -> Tensor:
+    """The (out, in) view of what is shaped like the weight of such a layer; out × in·k of a Conv2d's."""
+    return value.mT if kind == "Conv1D" else value.flatten(1)
 
 
 @dataclass(frozen=True)
