@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from helpers.dashboard_browser import drawn, open_view, place, serving, settle, streamlit, until, url, visit
 from helpers.dashboard_widgets import select
+from helpers.made_runs import make_run
 
 from inrank_monitor import open_run
 from inrank_monitor.advice import advise, lora_config
@@ -133,6 +134,23 @@ def stands_still(page: Any) -> bool:
     before = snapshots(page)
     time.sleep(5)
     return snapshots(page) == measured(page) == before
+
+
+def test_a_chart_is_fitted_to_its_place_at_most_once_whatever_changes_around_it(browser: Any, tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    with serving(*streamlit(), folder=str(tmp_path)) as address:
+        page = visit(browser, f"{address}/rank-evolution")
+        until(lambda: drawn(page))
+        page.evaluate(
+            "() => { const { Plots } = window.Plotly, { resize } = Plots; window.fitted = 0; "
+            "Plots.resize = (chart) => { window.fitted++; return resize(chart); }; }"
+        )
+        open_view(page, "Overview")
+        until(lambda: len(drawn(page)) == VIEWS["Overview"])
+        width = page.locator(".js-plotly-plot").first.bounding_box()["width"]
+        assert width != int(width)  # else nothing is told
+        time.sleep(2)
+        assert page.evaluate("window.fitted") <= VIEWS["Overview"]
 
 
 def measured(page: Any) -> int:
