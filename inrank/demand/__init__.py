@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inrank.demand.factorize import factorize
-from inrank.demand.widths import WidthPlan, narrow, plan_widths
+from inrank.demand.width_plan import WidthPlan, widths_from
+from inrank.demand.widths import narrow, plan_widths
 
-__all__ = ["WidthPlan", "factorize", "narrow", "plan_widths"]
+__all__ = ["WidthPlan", "factorize", "narrow", "plan_widths", "widths_from"]

@@ -7,7 +7,6 @@ that goes out of the hidden units: ½ tr(Dᵀ G D C) for D that takes column j a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -16,37 +15,13 @@ from torch.optim import Optimizer
 
 from inrank.demand.allocation import Room, by_demand, check_budget
 from inrank.demand.calibration import BatchLoss, Covariances, calibrate, losses_of, sides, undisturbed
-from inrank.demand.feedforward import FeedForward, feedforwards_of
 from inrank.demand.weighted import exact, weighted
+from inrank.demand.width_plan import WidthPlan, keep_in, place_in
 from inrank.growth import broadcast, broadcast_integers
-from inrank.layers import matrix_of
-from inrank_monitor.matrices import unwrap
+from inrank.layers import FeedForward, check_widths, feedforwards_of, matrix_of, note_widths
 from inrank_monitor.tracking import unwrap_optimizer
 
 Order = Literal["directions", "units"]
-_ENTRY = "inrank_widths"
-
-
-@dataclass(frozen=True)
-class WidthPlan:
-    """Hidden units of each feed-forward block under a budget.
-
-    Attributes:
-        widths: d_ff by the dotted name of the block, in the model's order.
-        full: what they are now.
-        units: of each block, which units a pruned model keeps: the most useful ones, ascending.
-        share: weights of all blocks together at these widths over those now.
-    """
-
-    widths: dict[str, int]
-    full: dict[str, int]
-    units: dict[str, Tensor]
-    share: float
-
-    def __str__(self) -> str:
-        width = max(len(name) for name in self.widths)
-        lines = [f"{name:<{width}}  {self.full[name]:>6} -> {kept}" for name, kept in self.widths.items()]
-        return "\n".join([*lines, f"{self.share:.1%} of the weights"])
 
 
 def plan_widths(
@@ -57,6 +32,7 @@ def plan_widths(
     order: Order = "directions",
     least_width: int = 8,
     batch_loss: BatchLoss | None = None,
+    run: Any = None,
 ) -> WidthPlan:
     """Widths of the feed-forward blocks of a trained (or half-trained) model, by what its loss asks for.
 
@@ -69,15 +45,21 @@ def plan_widths(
             what pruning this one loses least by.
         least_width: of every block, as far as it has so many.
         batch_loss: of the model and a batch, with a gradient. Default: `model(**batch).loss`.
+        run: that keeps the plan, for Advice ("if you trained again"): a live tracker, a `Run`, or its directory. Of
+            the order of directions alone.
 
     Raises:
         ValueError: an argument out of range, no known block, a layer that the batches do not reach.
-        TypeError: batches that are no mapping, without a `batch_loss`.
+        TypeError: batches that are no mapping, without a `batch_loss`; `run` is none.
+        FileNotFoundError: `run` is a directory without a run.
     """
     if order not in ("directions", "units"):
         raise ValueError(f"order must be 'directions' or 'units', got {order!r}")
     if isinstance(least_width, bool) or not isinstance(least_width, int) or least_width < 1:
         raise ValueError(f"least_width must be an integer of at least 1, got {least_width!r}")
+    if run is not None and order != "directions":
+        raise ValueError("run keeps plans for a model that is trained again: give order='directions', or no run")
+    place = None if run is None else place_in(run)
     blocks = feedforwards_of(model)
     layers = {name: layer for block in blocks for name, layer in block.layers.items()}
     check_budget(budget)
@@ -93,7 +75,10 @@ def plan_widths(
     else:
         room = Room({name: sides(layer) for name, layer in layers.items()}, budget)
         widths = _by_direction(blocks, covariances, room, least)
-    return _plan(blocks, uses, broadcast_integers(widths))
+    plan = _plan(blocks, uses, broadcast_integers(widths))
+    if place is not None:
+        keep_in(place, plan)
+    return plan
 
 
 def narrow(
@@ -123,20 +108,15 @@ def narrow(
         if len(widths) != len(blocks):
             raise ValueError(f"plan has {len(widths)} widths, the model {len(blocks)} feed-forward blocks")
         widths = dict(zip(blocks, widths, strict=True))
-    for name, width in widths.items():
-        if name not in blocks:
-            raise ValueError(f"plan names {name!r}, which is no feed-forward block of the model")
-        full = blocks[name].width
-        if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= full:
-            raise ValueError(f"the width of {name!r} must be in 1..{full}, got {width!r}")
-        if isinstance(plan, WidthPlan) and plan.full[name] != full:
-            raise ValueError(f"{name!r} has {full} hidden units, and the plan is of {plan.full[name]}")
+    check_widths(blocks, widths)
+    if isinstance(plan, WidthPlan):
+        for name in widths:
+            if plan.full[name] != blocks[name].width:
+                raise ValueError(f"{name!r} has {blocks[name].width} hidden units, and the plan is of {plan.full[name]}")
     for name, width in widths.items():
         units = plan.units[name] if isinstance(plan, WidthPlan) else torch.arange(width, device="cpu")
         blocks[name].keep(units, optimizer)
-    config = getattr(unwrap(model), "config", None)
-    if hasattr(config, "to_dict"):
-        setattr(config, _ENTRY, {name: block.width for name, block in blocks.items()})
+    note_widths(model, blocks)
     return model
 
 
@@ -203,5 +183,4 @@ def _plan(blocks: Sequence[FeedForward], uses: Sequence[Tensor], widths: Sequenc
         units[block.name] = on_device.cpu()
     names = [block.name for block in blocks]
     full = {block.name: block.width for block in blocks}
-    share = _cost(blocks, widths) / _cost(blocks, list(full.values()))
-    return WidthPlan(dict(zip(names, widths, strict=True)), full, units, share)
+    return WidthPlan(dict(zip(names, widths, strict=True)), full, units, {block.name: block.cost for block in blocks})

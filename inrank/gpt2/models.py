@@ -7,14 +7,14 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from inrank.layers import InRankLinear, layers_of, restore_layers
+from inrank.layers import InRankLinear, keep_first, layers_of, restore_layers
 
 if TYPE_CHECKING:
     from transformers import GPT2Config
@@ -92,20 +92,46 @@ def config_of(size: Size, vocabulary: int = PAPER_VOCABULARY, context: int = PAP
 
 
 def build(
-    size: Size, vocabulary: int = PAPER_VOCABULARY, context: int = PAPER_CONTEXT, *, device: str = "cpu"
+    size: Size,
+    vocabulary: int = PAPER_VOCABULARY,
+    context: int = PAPER_CONTEXT,
+    *,
+    device: str = "cpu",
+    widths: Sequence[int] | None = None,
 ) -> nn.Module:
-    """A `GPT2LMHeadModel` with fresh weights from torch's global random state; none on the device `meta`."""
+    """A `GPT2LMHeadModel` with fresh weights from torch's global random state; none on the device `meta`.
+
+    Args:
+        size: of the model.
+        vocabulary: tokens.
+        context: positions.
+        device: of the weights.
+        widths: hidden units of each block's MLP. Default: 4 × the width of the model. As far as they are not above it,
+            all that is left of the model has the very weights that it has without them.
+    """
     from transformers import GPT2LMHeadModel
 
+    config = config_of(size, vocabulary, context)
+    if widths is not None and max(widths) > 4 * size.width:
+        config.n_inner = max(widths)
     with torch.device(device):
-        model: nn.Module = GPT2LMHeadModel(config_of(size, vocabulary, context))
+        model: nn.Module = GPT2LMHeadModel(config)
+    if widths is not None:
+        keep_first(model, {f"transformer.h.{block}.mlp": width for block, width in enumerate(widths)})
+        if len(set(widths)) == 1:
+            config.n_inner = widths[0]  # so that transformers' own from_pretrained reads it too
     return model
 
 
 def parameter_count(
-    size: str, rank: int | Mapping[str, int] | None = None, *, vocabulary: int = PAPER_VOCABULARY, context: int = 1024
+    size: str,
+    rank: int | Mapping[str, int] | None = None,
+    *,
+    vocabulary: int = PAPER_VOCABULARY,
+    context: int = 1024,
+    widths: Sequence[int] | None = None,
 ) -> int:
-    """Parameters of a GPT-2 whose MLP matrices are U V of a rank; nothing is allocated.
+    """Parameters of a GPT-2 whose MLP matrices are U V of a rank, or narrower; nothing is allocated.
 
     >>> parameter_count("small"), parameter_count("small", 254)
     (124439808, 91225344)
@@ -115,6 +141,7 @@ def parameter_count(
         rank: of every MLP matrix, or by layer name; None for the dense model.
         vocabulary: tokens.
         context: positions.
+        widths: hidden units of each block's MLP, of the dense model. Default: 4 × its width.
 
     Raises:
         ValueError: no such size, or the rank does not fit it.
@@ -123,7 +150,7 @@ def parameter_count(
         Table 1 of the paper, "Params": biases are kept, attention and embeddings stay dense.
     """
     parsed = parse_size(size)
-    model = build(parsed, vocabulary, context, device="meta")
+    model = build(parsed, vocabulary, context, device="meta", widths=widths)
     if rank is not None:
         most = parsed.width
         ranks = {name: rank if isinstance(rank, int) else rank[name] for name in parsed.mlp_shapes}

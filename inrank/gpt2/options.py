@@ -13,11 +13,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from inrank.demand import widths_from
 from inrank.gpt2.models import parse_size
 from inrank.layers import break_even_rank, check_gain
 from inrank_monitor.demo.text import MIN_VOCABULARY
 from inrank_monitor.runs import local_name
 
+WITH_WIDTHS = ("baseline",)  # methods whose MLPs may be narrower
 METHODS = ("baseline", "inrank", "inrank-efficient", "fixed-rank", "reference")
 _HELP = {
     "baseline": "dense",
@@ -89,6 +91,14 @@ class TrainOptions:
     tokenizer: str | None = _what(None, "a tokenizer.json, or a directory with one, in place of that", metavar="FILE")
     context: int | None = _what(None, "tokens a sequence (default: 128; 1024 for small, medium, large)")
 
+    d_ff: tuple[str, ...] | None = _what(
+        None,
+        "hidden units of the MLPs, of --method baseline alone: one number for all blocks, one a block, or a file that "
+        "inrank.plan_widths(...).save wrote: --d-ff 128, --d-ff 270 64 64 63, --d-ff plan.json (default: 4 × the width)",
+        nargs="+",
+        metavar="N",
+    )
+
     threshold: float = _rank(0.9, "explained ratio that a rank must reach")
     buffer_rank: int | None = _rank(
         None, "columns that are trained beyond the rank (default: width/8; 100 for small, medium, large)"
@@ -155,6 +165,8 @@ class TrainOptions:
             width = parse_size(self.size).width
         except ValueError as error:
             raise OptionError(f"--{error}") from None
+        if self.d_ff is not None:
+            self._settle_widths(self.d_ff)
         for name, most in (("initial_rank", break_even_rank(4 * width, width)), ("buffer_rank", width)):
             if (getattr(self, name) or 1) > most:
                 raise OptionError(
@@ -178,6 +190,24 @@ class TrainOptions:
             raise OptionError("give --steps or --epochs, not both")
         if self.resume and self.overwrite:
             raise OptionError("--resume goes on with a training and --overwrite deletes it; give one of them")
+
+    def _settle_widths(self, given: tuple[str, ...]) -> None:
+        """Put numbers, one a block, in the place of a file or of one number: a resumption needs no file."""
+        if others := [method for method in self.method if method not in WITH_WIDTHS]:
+            raise OptionError(
+                f"--d-ff goes with --method {' '.join(WITH_WIDTHS)} alone, not with {', '.join(others)}: their MLPs get "
+                "their size from ranks"
+            )
+        try:
+            widths = widths_from(given, parse_size(self.size).layers)
+        except (OSError, ValueError) as error:
+            raise OptionError(f"--d-ff {error}") from None
+        object.__setattr__(self, "d_ff", tuple(map(str, widths)))
+
+    @property
+    def widths(self) -> list[int] | None:
+        """`d_ff` as numbers, one a block."""
+        return None if self.d_ff is None else [int(width) for width in self.d_ff]
 
     def _check_counts(self) -> None:
         counts = ("context", "steps", "phase_steps", "batch_size", "accumulate", "initial_rank", "buffer_rank", "every")

@@ -149,12 +149,15 @@ def say(options: TrainOptions, text: str) -> None:
 
 def _describe(options: TrainOptions, settings: Settings, corpus: Corpus, name: str) -> str:
     size = parse_size(options.size)
-    count = parameter_count(size.name, vocabulary=settings.vocabulary, context=settings.context)
+    count = parameter_count(
+        size.name, vocabulary=settings.vocabulary, context=settings.context, widths=settings.d_ff
+    )
+    narrow = "" if settings.d_ff is None else f", d_ff {' '.join(map(str, settings.d_ff))}"
     return "\n".join(
         [
             f"Text   {name}: {len(corpus.train):,} tokens to train on, {len(corpus.test):,} to test on",
             f"Model  GPT-2 from scratch: {count:,} parameters, layers {size.layers}, width {size.width}, "
-            f"heads {size.heads}, vocabulary {settings.vocabulary}",
+            f"heads {size.heads}, vocabulary {settings.vocabulary}{narrow}",
             f"Steps  {settings.steps} of {settings.effective_batch} × {settings.context} tokens, lr {settings.lr:g}, "
             f"{settings.precision}; T = {settings.phase_steps}, b = {settings.buffer_rank}, α = {settings.threshold:g}",
             f"Runs   {options.output}; watch them live with: {typed('inrank-monitor', 'dashboard', options.output)}",

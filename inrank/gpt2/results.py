@@ -90,7 +90,8 @@ class Result:
     def row_settings(self) -> dict[str, Any]:
         """What must be equal for two trainings to be averaged."""
         idle = (*_NOT_OF_A_ROW, *_IDLE[self.method])
-        return {name: value for name, value in self.settings.items() if name not in idle} | {"device": self.device}
+        settings = {"d_ff": None} | self.settings  # which earlier versions did not write
+        return {name: value for name, value in settings.items() if name not in idle} | {"device": self.device}
 
 
 @dataclass(frozen=True)

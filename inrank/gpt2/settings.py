@@ -40,6 +40,7 @@ class Settings:
         processes: of a distributed training.
         phase_steps: T; how many steps of the first phase, for a method of two phases.
         ranks: of fixed-rank, by layer name; None for the others.
+        d_ff: hidden units of each block's MLP; None: 4 × the width.
 
     The other attributes are those of `TrainOptions`.
     """
@@ -69,6 +70,7 @@ class Settings:
     checkpoint_every: int
     rank: str | None
     ranks: dict[str, int] | None
+    d_ff: list[int] | None = None  # earlier trainings have none
 
     @property
     def shape(self) -> Size:
@@ -224,6 +226,7 @@ def settings_for(options: TrainOptions, method: str, seed: int, corpus: Corpus, 
         checkpoint_every=options.checkpoint_every or min(200, max(1, steps // 20)),
         rank=options.rank,
         ranks=None,
+        d_ff=options.widths,
     )
 
 

@@ -17,7 +17,7 @@ from inrank.gpt2.models import TARGETS, build
 from inrank.gpt2.settings import Settings, under_torchrun
 from inrank.gpt2.text import Blocks, Corpus
 from inrank.growth import factorize, initialize_from_gradient, is_distributed, process_number
-from inrank.layers import CONFIG_ENTRY, convert, restore_layers
+from inrank.layers import convert, restore_shapes
 
 
 def training_arguments(settings: Settings, folder: Path, device: str) -> TrainingArguments:
@@ -75,18 +75,16 @@ def make_trainer(
 
 
 def resumed_model(checkpoint: Path) -> nn.Module:
-    """A model of the layers and ranks that a checkpoint has; its weights come with `load_weights` or the Trainer."""
-    config = GPT2Config.from_pretrained(checkpoint)
-    model: nn.Module = GPT2LMHeadModel(config)
-    if entry := getattr(config, CONFIG_ENTRY, None):
-        restore_layers(model, entry["layers"])
+    """A model of the widths, layers and ranks of a checkpoint; its weights come with `load_weights` or the Trainer."""
+    model: nn.Module = GPT2LMHeadModel(GPT2Config.from_pretrained(checkpoint))
+    restore_shapes(model)
     return model
 
 
 def first_model(settings: Settings, corpus: Corpus, device: torch.device) -> tuple[nn.Module, float]:
     """The model at step 0 of a method, and how many seconds it took to make it from a dense one."""
     torch.manual_seed(settings.seed)
-    model = build(settings.shape, settings.vocabulary, settings.context).to(device)
+    model = build(settings.shape, settings.vocabulary, settings.context, widths=settings.d_ff).to(device)
     began = time.perf_counter()
     if settings.method == "fixed-rank":
         convert(model, TARGETS, initial_rank=1, buffer_rank=1, seed=settings.seed)

@@ -1,4 +1,4 @@
-"""Checkpoints of converted transformers models: the ranks live in the config, the factors in the weights.
+"""Checkpoints of converted transformers models: ranks and widths live in the config, the factors in the weights.
 
 To write one, the model's own `save_pretrained`. To read one, `inrank.from_pretrained`; the ordinary `from_pretrained`
 fails on it, by the entry that each converted layer leaves in the place of its weight.
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from inrank.layers.convert import convert
+from inrank.layers.feedforward import WIDTHS_ENTRY, keep_first
 from inrank.layers.inrank_layers import InRankLinear
 from inrank.layers.model_layers import CONFIG_ENTRY, note_ranks
 from inrank.layers.targets import KINDS
@@ -21,7 +22,9 @@ from inrank_monitor.runs import local_path
 
 
 def from_pretrained(directory: str | Path, model_class: Any = None, **config_changes: Any) -> Any:
-    """Read a converted model that `save_pretrained` wrote: its class, dtype, ranks and weights; in eval mode.
+    """Read a model that `save_pretrained` wrote: its class, dtype, ranks, widths and weights; in eval mode.
+
+    For models that transformers' `from_pretrained` cannot read: with converted layers, or narrowed.
 
     Args:
         directory: of the checkpoint.
@@ -30,7 +33,7 @@ def from_pretrained(directory: str | Path, model_class: Any = None, **config_cha
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: the checkpoint is not of a converted model, or its weights do not fit its config.
+        ValueError: the checkpoint is not of a converted or narrowed model, or its weights do not fit its config.
     """
     import transformers
 
@@ -38,15 +41,14 @@ def from_pretrained(directory: str | Path, model_class: Any = None, **config_cha
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} holds no config.json: it is no checkpoint of save_pretrained")
     config = transformers.AutoConfig.from_pretrained(path, **config_changes)
-    entry = getattr(config, CONFIG_ENTRY, None)
-    if not entry:
-        raise ValueError(f"{path} is not of a converted model: read it by transformers' from_pretrained")
+    if not (getattr(config, CONFIG_ENTRY, None) or getattr(config, WIDTHS_ENTRY, None)):
+        raise ValueError(f"{path} is not of a converted or narrowed model: read it by transformers' from_pretrained")
     if model_class is None:
         model_class = getattr(transformers, (config.architectures or ["none"])[0], None)
         if model_class is None:
             raise ValueError(f"{path} is of the class {config.architectures}: give model_class")
     model = _built(model_class, config)
-    restore_layers(model, entry["layers"])
+    restore_shapes(model)
     load_weights(model, path)
     return model.eval()
 
@@ -61,6 +63,19 @@ def _built(model_class: Any, config: Any) -> Any:
             return model_class(config)
     finally:
         torch.set_default_dtype(before)
+
+
+def restore_shapes(model: nn.Module) -> None:
+    """Give a fresh transformers model the widths and the converted layers of its config; their values come after.
+
+    Raises:
+        ValueError: the model has no such block or layer, or a width or rank does not fit it.
+    """
+    config: Any = model.config
+    if widths := getattr(config, WIDTHS_ENTRY, None):
+        keep_first(model, widths)
+    if entry := getattr(config, CONFIG_ENTRY, None):
+        restore_layers(model, entry["layers"])
 
 
 def restore_layers(model: nn.Module, layers: dict[str, dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from inrank_monitor.runs.adding import add_tables
 from inrank_monitor.runs.append_file import AppendFile
 from inrank_monitor.runs.claim import WRITER_FILE, Claim, OtherWriterError, SegmentTakenError
 from inrank_monitor.runs.lock import LOCK_FILE, Lock, is_locked
@@ -157,6 +158,7 @@ __all__ = [
     "SegmentTakenError",
     "SharedRun",
     "Timeline",
+    "add_tables",
     "align",
     "caveats",
     "check_leading",

@@ -99,6 +99,12 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("uniform_rank", pa.int32()),  # null where not all matrices had one rank
         ("loss", pa.float64()),
     ),
+    "width_plans": _schema(  # a row a feed-forward block and plan
+        ("block", pa.string()),
+        ("width", pa.int32()),
+        ("full_width", pa.int32()),
+        ("unit_parameters", pa.int64()),  # weights of one hidden unit
+    ),
 }
 # What earlier versions wrote, name by name, since the lists above may grow: never changed, only added to.
 _VERSION_1 = _measurements(

@@ -218,6 +218,19 @@ class Run:
         """
         return self._table("loss_curve")
 
+    @property
+    def width_plans(self) -> pd.DataFrame:
+        """Plans of `inrank.plan_widths(run=)`, one row a feed-forward block and plan, the newest plan last.
+
+        Columns: step, time, block, width, full_width, unit_parameters (weights of one hidden unit). Empty where none
+        was kept.
+        """
+        if "newest width_plans last" not in self._cache:
+            found = self._table("width_plans").sort_values("time", kind="stable", ignore_index=True)
+            self._cache["newest width_plans last"] = found
+        width_plans: pd.DataFrame = self._cache["newest width_plans last"]
+        return width_plans
+
     def matrix(self, name: str) -> str:
         """The full name of the matrix that is meant: by that name, as a table prints it, or by a glob for it alone.
 

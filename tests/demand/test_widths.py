@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,8 @@ from helpers.active import untouched
 from helpers.dense import llama, text_batches, text_step, trained_gpt2
 from torch import nn
 
-from inrank import factorize, narrow, plan_widths
+from inrank import WidthPlan, factorize, narrow, plan_widths
+from inrank_monitor import attach, open_run
 
 pytestmark = pytest.mark.numeric
 
@@ -135,11 +139,93 @@ def test_a_fresh_model_of_a_list_of_widths_keeps_its_initialisation() -> None:
     assert model.config.inrank_widths == {"transformer.h.0.mlp": 10, "transformer.h.1.mlp": 64}
 
 
+def test_a_plan_is_saved_and_read_again(tmp_path: Path) -> None:
+    model, _ = trained_gpt2(2)
+    plan = plan_widths(model, text_batches(), 0.4, order="units")
+    plan.save(tmp_path / "plan.json")
+    again = WidthPlan.load(tmp_path / "plan.json")
+    assert (again.widths, again.full, again.share) == (plan.widths, plan.full, plan.share)
+    assert {name: units.tolist() for name, units in again.units.items()} == {
+        name: units.tolist() for name, units in plan.units.items()
+    }
+    removed = sum(plan.full.values()) - sum(plan.widths.values())
+    assert again.parameters_saved == removed * 2 * 16  # in c_fc and c_proj of a model of width 16
+    twin = narrow(copy.deepcopy(model), plan)
+    for name, value in narrow(model, again).state_dict().items():
+        assert torch.equal(value, twin.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda blocks: blocks.clear(), "widths and units do not fit"),
+        (lambda blocks: blocks[0].update(width=3), "widths and units do not fit"),
+        (lambda blocks: blocks[1].update(units="0-99"), "widths and units do not fit"),
+        (lambda blocks: blocks[1].update(units="few"), "holds no plan that WidthPlan.save wrote"),
+        (lambda blocks: blocks[1].pop("width"), r"holds no plan .*KeyError\('width'\)"),
+    ],
+)
+def test_a_damaged_plan_is_refused(change: Any, message: str, tmp_path: Path) -> None:
+    plan_widths(trained_gpt2(1)[0], text_batches(), 0.4).save(tmp_path / "plan.json")
+    content = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    change(content["blocks"])
+    (tmp_path / "plan.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        WidthPlan.load(tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_narrowed_model_is_read_again_and_in_factors_too(kind: str, tmp_path: Path) -> None:
+    from inrank import from_pretrained
+
+    make, batches = MODELS[kind]
+    model = make().eval()
+    narrow(model, plan_widths(model, batches, 0.4))
+    for stage in ("narrow", "factors"):
+        if stage == "factors":
+            layers = [f"{name}.{each}" for name in list(model.config.inrank_widths)[:1] for each in _inside(model, name)]
+            factorize(model, targets=layers, ranks=2)
+        expected = model(**batches[0]).logits
+        model.save_pretrained(tmp_path / stage)
+        again = from_pretrained(tmp_path / stage)
+        torch.testing.assert_close(again(**batches[0]).logits, expected, rtol=0, atol=0)
+        with pytest.raises(RuntimeError, match="size mismatch|mismatched"):  # never read as another model
+            type(model).from_pretrained(tmp_path / stage)
+
+
+def _inside(model: Any, block: str) -> list[str]:
+    return [name for name, layer in model.get_submodule(block).named_modules() if hasattr(layer, "weight")]
+
+
+def test_a_plan_is_kept_in_a_run_live_or_not(tmp_path: Path) -> None:
+    model, optimizer = trained_gpt2(0)
+    with attach(model, optimizer, tmp_path / "run", every=1, tensorboard=False, strict=True) as tracker:
+        text_step(model, optimizer, 0)
+        first = plan_widths(model, text_batches(), 0.3, run=tracker)
+        text_step(model, optimizer, 1)
+    second = plan_widths(model, text_batches(), 0.5, run=str(tmp_path / "run"))
+    run = open_run(tmp_path / "run")
+    third = plan_widths(model, text_batches(), 0.6, run=run)
+    assert run.refresh()
+    kept = run.width_plans
+    assert kept["step"].tolist() == [1, 1, 2, 2, 2, 2]
+    expected = [width for plan in (first, second, third) for width in plan.widths.values()]
+    assert kept["width"].tolist() == expected
+    assert kept["block"].tolist()[:2] == list(first.widths)
+    assert set(kept["full_width"]) == {64}
+    assert set(kept["unit_parameters"]) == {32}
+    assert run.status == "finished"
+    for wrong, error in ((tmp_path, FileNotFoundError), (3, TypeError)):
+        with untouched(model), pytest.raises(error, match="run"):
+            plan_widths(model, text_batches(), 0.5, run=wrong)
+
+
 REFUSED: list[tuple[Callable[[Any], Any], str]] = [
     (lambda model: narrow(model, [3]), "plan has 1 widths, the model 2 feed-forward blocks"),
     (lambda model: narrow(model, [3, 65]), r"the width of 'transformer.h.1.mlp' must be in 1\.\.64, got 65"),
     (lambda model: narrow(model, {"h.0": 3}), "plan names 'h.0', which is no feed-forward block"),
     (lambda model: plan_widths(model, text_batches(), 0.5, order="name"), "order must be .*, got 'name'"),  # type: ignore[arg-type]
+    (lambda model: plan_widths(model, text_batches(), 0.5, order="units", run="run"), "run keeps plans for a model that"),
     (lambda model: plan_widths(model, text_batches(), 0.5, least_width=0), "least_width must be .*, got 0"),
     (lambda model: plan_widths(model, text_batches(), 0.1), r"budget 0\.1 holds 409 weights, and width 8 takes 512"),
     (lambda model: plan_widths(model, text_batches(), 2), r"budget must be a share in \(0, 1\]"),

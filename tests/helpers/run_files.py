@@ -77,6 +77,12 @@ def loss_curve(step: int) -> dict[str, Any]:
     return {**same, "mean_rank": [step + 0.5, 3.0], "uniform_rank": [None, 3], "loss": [1.5, 1.6]}
 
 
+def width_plan(step: int) -> dict[str, Any]:
+    """Columns of one plan of two feed-forward blocks."""
+    same = {"step": [step] * 2, "time": [1.0e9 + step] * 2, "full_width": [64] * 2, "unit_parameters": [32] * 2}
+    return same | {"block": ["h.0.mlp", "h.1.mlp"], "width": [40 + step, 8]}
+
+
 def weight(step: int) -> dict[str, Any]:
     """Columns of one matrix's own spectrum."""
     columns: dict[str, Any] = {"step": [step], "time": [1.0e9 + step], "matrix": [1]}
@@ -99,6 +105,7 @@ MAKERS = {
     "events": event,
     "loss_ranks": loss_ranks,
     "loss_curve": loss_curve,
+    "width_plans": width_plan,
 }
 
 
@@ -111,6 +118,7 @@ def write_tables(directory: Path, steps: range, segment: int = 0, mark: float = 
         log.append("events", event(step, f"segment {segment}"))
         log.append("loss_ranks", loss_ranks(step))
         log.append("loss_curve", loss_curve(step))
+        log.append("width_plans", width_plan(step))
         log.append("weights", weight(step))
         log.append("directions", directions(step))
     log.close()

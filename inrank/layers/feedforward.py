@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from inrank.demand.calibration import sides
-from inrank.layers import check_layer, kind_of
+from inrank.layers.convert import matrix_of
+from inrank.layers.targets import check_layer, kind_of
 from inrank_monitor.matrices import unwrap
+
+WIDTHS_ENTRY = "inrank_widths"  # in the config of a transformers model whose blocks were narrowed
 
 # Names of the layers into the hidden units, and of the one out of them, below one module
 _KNOWN = (
@@ -44,7 +48,7 @@ class FeedForward:
     @property
     def width(self) -> int:
         """Hidden units."""
-        return sides(self.out_of[1])[1]
+        return matrix_of(self.out_of[1]).shape[1]
 
     @property
     def layers(self) -> dict[str, nn.Module]:
@@ -54,7 +58,7 @@ class FeedForward:
     @property
     def cost(self) -> int:
         """Weights of one hidden unit, biases not counted."""
-        return sides(self.out_of[1])[0] + sum(sides(layer)[1] for layer in self.into.values())
+        return matrix_of(self.out_of[1]).shape[0] + sum(matrix_of(layer).shape[1] for layer in self.into.values())
 
     def keep(self, units: Tensor, optimizer: Optimizer | None) -> None:
         """Take all hidden units out but these, from weights, gradients and the optimizer's state.
@@ -86,7 +90,7 @@ def feedforwards_of(model: nn.Module) -> list[FeedForward]:
                 whole = {f"{name}.{each}".lstrip("."): layer for each, layer in layers.items()}
                 names = list(whole)
                 block = FeedForward(name, {each: whole[each] for each in names[:-1]}, (names[-1], whole[names[-1]]))
-                if all(sides(layer)[0] == block.width for layer in block.into.values()):
+                if all(matrix_of(layer).shape[0] == block.width for layer in block.into.values()):
                     found.append(block)
                     break
     if not found:
@@ -95,6 +99,40 @@ def feedforwards_of(model: nn.Module) -> list[FeedForward]:
         for each, layer in block.layers.items():
             check_layer(model, each, layer)
     return found
+
+
+def keep_first(model: nn.Module, widths: Mapping[str, int]) -> None:
+    """Give blocks their first hidden units alone: what a model of these widths needs before its weights are read.
+
+    Args:
+        model: as for `feedforwards_of`.
+        widths: by block; one that is not named stays as wide as it is.
+
+    Raises:
+        ValueError: there is no such block, or it has fewer hidden units; the model is untouched.
+    """
+    blocks = {block.name: block for block in feedforwards_of(model)}
+    check_widths(blocks, widths)
+    for name, width in widths.items():
+        blocks[name].keep(torch.arange(width, device="cpu"), None)
+    note_widths(model, blocks)
+
+
+def check_widths(blocks: Mapping[str, FeedForward], widths: Mapping[str, int]) -> None:
+    """Raise a ValueError unless each width is one that a block of this name can be cut to."""
+    for name, width in widths.items():
+        if name not in blocks:
+            raise ValueError(f"plan names {name!r}, which is no feed-forward block of the model")
+        full = blocks[name].width
+        if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= full:
+            raise ValueError(f"the width of {name!r} must be in 1..{full}, got {width!r}")
+
+
+def note_widths(model: nn.Module, blocks: Mapping[str, FeedForward]) -> None:
+    """Write the widths into a transformers model's config, so that its save_pretrained keeps them."""
+    config = getattr(unwrap(model), "config", None)
+    if hasattr(config, "to_dict"):
+        setattr(config, WIDTHS_ENTRY, {name: block.width for name, block in blocks.items()})
 
 
 def _at(module: nn.Module, path: str) -> Any:
@@ -107,7 +145,7 @@ def _at(module: nn.Module, path: str) -> Any:
 
 def _cut(layer: Any, dimension: int, units: Tensor, optimizer: Optimizer | None) -> None:
     _select(layer.weight, dimension, units, optimizer)
-    rows, cols = sides(layer)
+    rows, cols = matrix_of(layer).shape
     names = ("nf", "nx") if kind_of(layer) == "Conv1D" else ("out_features", "in_features")
     for name, size in zip(names, (rows, cols), strict=True):
         if hasattr(layer, name):
