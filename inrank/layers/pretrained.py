@@ -106,7 +106,7 @@ def load_weights(model: nn.Module, directory: Path) -> None:
         ValueError: entries are missing, unexpected or of another shape.
     """
     try:
-        found = model.load_state_dict(read_weights(directory), strict=False)
+        found = model.load_state_dict(_own_names(model, read_weights(directory)), strict=False)
     except RuntimeError as error:
         raise ValueError(f"{directory} does not fit the model: {error}") from None
     missing, groups = set(found.missing_keys), _shared_names(model)
@@ -117,6 +117,20 @@ def load_weights(model: nn.Module, directory: Path) -> None:
             f"{directory} does not fit the model: missing {[names[0] for names in lacking]}, "
             f"unexpected {found.unexpected_keys}"
         )
+
+
+def _own_names(model: nn.Module, entries: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's entries by the model's names: transformers 5 writes some models, ViT say, by earlier names."""
+    own = model.state_dict()
+    if entries.keys() <= own.keys() or not hasattr(model, "config"):
+        return entries
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # transformers 4 has no other names
+        return entries
+    names = {id(value): name for name, value in own.items()}
+    written = {name: names.get(id(value), name) for name, value in revert_weight_conversion(model, own).items()}
+    return {written.get(name, name): value for name, value in entries.items()}
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
