@@ -201,7 +201,15 @@ def _suffix(given: str | None, *known: str) -> str | None:
 def _advise(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from inrank_monitor.advice import advice_csv, advice_text, advise, lora_config, lora_json
+    from inrank_monitor.advice import (
+        advice_csv,
+        advice_text,
+        advise,
+        advise_widths,
+        lora_config,
+        lora_json,
+        width_text,
+    )
     from inrank_monitor.report import write_text
     from inrank_monitor.runs import logged_rule, open_run, output_file
 
@@ -213,6 +221,7 @@ def _advise(options: argparse.Namespace) -> int:
     rule = rule if options.threshold is None else replace(rule, threshold=options.threshold)
     table = advise(run, rule, options.rank_from)
     print(advice_text(table), end="")
+    print(f"\n{width_text(advise_widths(run))}", end="")
     if run.too_few_points:
         print(run.too_few_points)
     for given, kind, file in files:

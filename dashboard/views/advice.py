@@ -7,6 +7,7 @@ from typing import NamedTuple
 import streamlit as st
 
 from inrank_monitor.advice import (
+    NO_PLAN,
     RankSource,
     advice_csv,
     advice_table,
@@ -15,8 +16,9 @@ from inrank_monitor.advice import (
     rank_pattern,
     savings,
 )
+from inrank_monitor.report import width_table, widths_line
 from views.choices import URL, control_row
-from views.page import Page, download, explain, file_name
+from views.page import Page, download, explain, file_name, plain
 
 _RANK = st.column_config.NumberColumn
 _COLUMNS = {
@@ -38,6 +40,15 @@ _COLUMNS = {
     "share_saved": st.column_config.ProgressColumn("Share saved", format="percent", min_value=0, max_value=1),
     "verdict": st.column_config.TextColumn("Spectrum", help="What the spectrum looks like beside that of noise."),
     "advice": "Advice",
+}
+_WIDTHS = {
+    "block": st.column_config.TextColumn("Feed-forward block", pinned=True),
+    "advice": st.column_config.TextColumn(
+        "If you trained again", help="The width of its hidden layer, and this run's."
+    ),
+    "parameters_saved": _RANK("Weights saved", format="localized"),
+    "share_saved": st.column_config.ProgressColumn("Share saved", format="percent", min_value=0, max_value=1),
+    "step": _RANK("Step", help="Of the weights that the plan was made of."),
 }
 _SOURCES: dict[RankSource | None, str] = {
     None: "loss, else energy",
@@ -115,6 +126,7 @@ def show(page: Page, choice: Choice) -> None:
                 "application/json",
                 "lora",
             )
+    _show_widths(page)
     with st.expander("How to use it with PEFT"):
         st.code(
             "import json\nfrom peft import LoraConfig, get_peft_model\n\n"
@@ -122,3 +134,21 @@ def show(page: Page, choice: Choice) -> None:
             "model = get_peft_model(model, config)",
             language="python",
         )
+
+
+def _show_widths(page: Page) -> None:
+    """How wide the feed-forward blocks of a model that is trained again should be, or how to learn it."""
+    table = width_table(page.state.width_plans)
+    if table.empty:
+        st.caption(plain(NO_PLAN))
+        return
+    line = widths_line(table)
+    st.caption(plain(f"{line[0].upper()}{line[1:]}"))
+    st.dataframe(
+        table.reset_index(names="block")[list(_WIDTHS)],
+        key="widths",
+        column_config=_WIDTHS,
+        hide_index=True,
+        height=min(38 + 35 * len(table), 620),
+        alt=f"Table of {len(table)} feed-forward blocks with the width that each should have in a model trained again",
+    )

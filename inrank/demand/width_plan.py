@@ -89,7 +89,8 @@ class WidthPlan:
                 for name in ("width", "full_width", "unit_parameters")
             )
             whole = bool(blocks) and all(
-                1 <= width == len(set(units[name].tolist())) and 0 <= units[name].min() <= units[name].max() < full[name]
+                1 <= width == len(set(units[name].tolist()))
+                and 0 <= units[name].min() <= units[name].max() < full[name]
                 for name, width in widths.items()
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -112,7 +112,9 @@ def narrow(
     if isinstance(plan, WidthPlan):
         for name in widths:
             if plan.full[name] != blocks[name].width:
-                raise ValueError(f"{name!r} has {blocks[name].width} hidden units, and the plan is of {plan.full[name]}")
+                raise ValueError(
+                    f"{name!r} has {blocks[name].width} hidden units, and the plan is of {plan.full[name]}"
+                )
     for name, width in widths.items():
         units = plan.units[name] if isinstance(plan, WidthPlan) else torch.arange(width, device="cpu")
         blocks[name].keep(units, optimizer)

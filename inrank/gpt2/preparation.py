@@ -149,9 +149,7 @@ def say(options: TrainOptions, text: str) -> None:
 
 def _describe(options: TrainOptions, settings: Settings, corpus: Corpus, name: str) -> str:
     size = parse_size(options.size)
-    count = parameter_count(
-        size.name, vocabulary=settings.vocabulary, context=settings.context, widths=settings.d_ff
-    )
+    count = parameter_count(size.name, vocabulary=settings.vocabulary, context=settings.context, widths=settings.d_ff)
     narrow = "" if settings.d_ff is None else f", d_ff {' '.join(map(str, settings.d_ff))}"
     return "\n".join(
         [

@@ -13,17 +13,21 @@ from inrank_monitor.advice.lora import lora_config, lora_json, module_name, rank
 from inrank_monitor.advice.sources import RANK_SOURCES, RankSource
 from inrank_monitor.advice.table import advice_table, advise, savings
 from inrank_monitor.advice.text import advice_csv, advice_text
+from inrank_monitor.advice.widths import NO_PLAN, advise_widths, width_text
 
 __all__ = [
+    "NO_PLAN",
     "RANK_SOURCES",
     "RankSource",
     "advice_csv",
     "advice_table",
     "advice_text",
     "advise",
+    "advise_widths",
     "lora_config",
     "lora_json",
     "module_name",
     "rank_pattern",
     "savings",
+    "width_text",
 ]

@@ -23,6 +23,7 @@ from inrank_monitor.report.page import write_html
 from inrank_monitor.report.runs import runs_table
 from inrank_monitor.report.table_sections import html_table
 from inrank_monitor.report.terminal import printable, report_table
+from inrank_monitor.report.widths import width_table, widths_line
 
 __all__ = [
     "FigureStore",
@@ -38,6 +39,8 @@ __all__ = [
     "standing_out",
     "telling_matrices",
     "verdict",
+    "width_table",
+    "widths_line",
     "write_html",
     "write_text",
 ]

@@ -18,6 +18,7 @@ from inrank_monitor.report.document import FigureStore, html_document, write_tex
 from inrank_monitor.report.figure_sections import close_ups, overview
 from inrank_monitor.report.source import RunTables
 from inrank_monitor.report.table_sections import events_section, matrices_section, skipped_section
+from inrank_monitor.report.widths import widths_section
 from inrank_monitor.runs import local_path
 
 _FOOTER = (
@@ -65,6 +66,7 @@ def render(run: RunTables) -> str:
         overview(run, table, store),
         close_ups(run, table, store),
         matrices_section(table),
+        widths_section(run),
         skipped_section(run),
         events_section(run),
         f"<footer>{_FOOTER}<p>Written by inrank-monitor.</p></footer>",

@@ -74,5 +74,9 @@ class RunTables(Protocol):
     def loss_ranks(self) -> pd.DataFrame:
         """Ranks by loss, the newest result last."""
 
+    @property
+    def width_plans(self) -> pd.DataFrame:
+        """Plans of feed-forward blocks' widths, the newest last."""
+
     def singular_values(self, name: str) -> pd.DataFrame:
         """Spectra of one matrix, a row a step."""

@@ -21,6 +21,7 @@ from inrank_monitor.report.digest import (
     verdict,
 )
 from inrank_monitor.report.source import RunTables
+from inrank_monitor.report.widths import width_table, widths_line
 
 NARROWEST, USUAL, WIDEST = 80, 100, 200  # columns; the usual where no terminal is
 _PROSE = 120
@@ -83,6 +84,8 @@ def report_table(run: RunTables, limit: int | None = 60, width: int | None = Non
         lines.append("* at an earlier step: no finite measurement since")
     lines += ["", *_wrap(verdict(table)), *_wrap(legend)]
     if said := loss_line(run):
+        lines += _wrap(said)
+    if said := widths_line(width_table(run.width_plans)):
         lines += _wrap(said)
     notes = remarks(run)
     if notes:

@@ -63,6 +63,7 @@ class RunState:
     diverged: Divergence | None
     loss_ranks: pd.DataFrame
     loss_curve: pd.DataFrame
+    width_plans: pd.DataFrame
     problems: list[str]
     leading: int | None
     measured: int | None
@@ -197,6 +198,7 @@ class SharedRun:
             diverged=run.diverged,
             loss_ranks=run.loss_ranks,
             loss_curve=run.loss_curve,
+            width_plans=run.width_plans,
             problems=problems + ([self._problem] if self._problem else []),
             leading=run.leading,
             measured=run.measured,

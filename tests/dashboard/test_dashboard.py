@@ -14,13 +14,14 @@ from helpers.app_pages import VIEWS, numbers, open_papers, sent, show, specs, te
 from helpers.loss_ranks import write_loss_ranks
 from helpers.made_runs import append_steps, make_run, names_of
 from helpers.training import record
+from helpers.width_plans import write_width_plan
 
 from inrank_monitor import open_run
-from inrank_monitor.advice import advise
+from inrank_monitor.advice import NO_PLAN, advise, advise_widths
 from inrank_monitor.figures import column_title, figure_table, natural_width, paper_figure_bytes
 from inrank_monitor.ranks import RankRule
 from inrank_monitor.ranks import metrics as rank_metrics
-from inrank_monitor.report import matrix_table, verdict
+from inrank_monitor.report import matrix_table, verdict, widths_line
 from inrank_monitor.runs.lock import Lock
 from inrank_monitor.runs.log import RUN_FILE, RunLog, write_json
 from inrank_monitor.runs.recomputation import recompute
@@ -228,6 +229,25 @@ def test_advice_is_the_advice_of_the_package(folder: Path) -> None:
         assert table[column].fillna(-1).tolist() == expected[column].fillna(-1).tolist()
     labels = [button.proto.label for button in app.get("download_button")]
     assert labels == ["Advice as CSV", "LoraConfig for PEFT (JSON)"]
+
+
+def test_advice_shows_the_plan_of_widths_and_without_one_how_to_get_it(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inrank_monitor.runs.shared_run.MAX_AGE", 0.0)
+    before = show("Advice")
+    assert NO_PLAN in re.sub(r"\\(.)", r"\1", texts(before)).replace("\u2060", "")
+    assert len(before.dataframe) == 1
+    write_width_plan(run.path, {"h.0.mlp": 270, "h.1.mlp": 64}, 40)
+    app = show("Advice")
+    drawn, expected = app.dataframe[1].value, advise_widths(open_run(run.path))
+    assert drawn["block"].tolist() == ["h.0.mlp", "h.1.mlp"]
+    assert drawn["advice"].tolist() == ["d_ff 270 of 768", "d_ff 64 of 768"]
+    assert drawn["parameters_saved"].tolist() == expected["parameters_saved"].tolist()
+    assert set(drawn["step"]) == {40}
+    shown = re.sub(r"\\(.)", r"\1", texts(app)).replace("\u2060", "")
+    assert widths_line(expected)[1:] in shown
+    assert NO_PLAN not in shown
 
 
 def test_changing_the_rule_recomputes_ranks_from_the_stored_spectra(run: Any) -> None:

@@ -183,7 +183,9 @@ def test_a_narrowed_model_is_read_again_and_in_factors_too(kind: str, tmp_path: 
     narrow(model, plan_widths(model, batches, 0.4))
     for stage in ("narrow", "factors"):
         if stage == "factors":
-            layers = [f"{name}.{each}" for name in list(model.config.inrank_widths)[:1] for each in _inside(model, name)]
+            layers = [
+                f"{name}.{each}" for name in list(model.config.inrank_widths)[:1] for each in _inside(model, name)
+            ]
             factorize(model, targets=layers, ranks=2)
         expected = model(**batches[0]).logits
         model.save_pretrained(tmp_path / stage)
@@ -225,7 +227,10 @@ REFUSED: list[tuple[Callable[[Any], Any], str]] = [
     (lambda model: narrow(model, [3, 65]), r"the width of 'transformer.h.1.mlp' must be in 1\.\.64, got 65"),
     (lambda model: narrow(model, {"h.0": 3}), "plan names 'h.0', which is no feed-forward block"),
     (lambda model: plan_widths(model, text_batches(), 0.5, order="name"), "order must be .*, got 'name'"),  # type: ignore[arg-type]
-    (lambda model: plan_widths(model, text_batches(), 0.5, order="units", run="run"), "run keeps plans for a model that"),
+    (
+        lambda model: plan_widths(model, text_batches(), 0.5, order="units", run="run"),
+        "run keeps plans for a model that",
+    ),
     (lambda model: plan_widths(model, text_batches(), 0.5, least_width=0), "least_width must be .*, got 0"),
     (lambda model: plan_widths(model, text_batches(), 0.1), r"budget 0\.1 holds 409 weights, and width 8 takes 512"),
     (lambda model: plan_widths(model, text_batches(), 2), r"budget must be a share in \(0, 1\]"),

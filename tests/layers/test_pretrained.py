@@ -155,7 +155,9 @@ def test_a_class_that_is_not_transformers_own_must_be_given(tmp_path: Path) -> N
 
 def test_an_ordinary_checkpoint_is_refused(tmp_path: Path) -> None:
     gpt2().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is not of a converted or narrowed model: read it by transformers' from_pretrained"):
+    with pytest.raises(
+        ValueError, match="is not of a converted or narrowed model: read it by transformers' from_pretrained"
+    ):
         from_pretrained(tmp_path)
 
 

@@ -18,10 +18,12 @@ from inrank_monitor.advice import (
     advice_csv,
     advice_text,
     advise,
+    advise_widths,
     lora_config,
     module_name,
     rank_pattern,
     savings,
+    width_text,
 )
 from inrank_monitor.advice import table as table_module
 from inrank_monitor.cli import main
@@ -453,9 +455,10 @@ def test_the_command_prints_the_table_and_writes_both_files(
     assert csv.read_text() == advice_csv(advise(run))
     assert json.loads(lora.read_text()) == lora_config(advise(run))
     assert main(["advise", str(run.path), "--threshold", "0.5"]) == 0
-    assert capsys.readouterr().out == advice_text(advise(run, RankRule(0.5, run.buffer_rank)))
+    widths = f"\n{width_text(advise_widths(run))}"
+    assert capsys.readouterr().out == advice_text(advise(run, RankRule(0.5, run.buffer_rank))) + widths
     assert main(["advise", str(run.path), "--rank-from", "paper"]) == 0
-    assert capsys.readouterr().out == advice_text(advise(run, rank_from="paper"))
+    assert capsys.readouterr().out == advice_text(advise(run, rank_from="paper")) + widths
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], ["{run}", "--threshold", "7"], ["{run}", "--csv", "{run}/no/file"]])

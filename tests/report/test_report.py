@@ -20,6 +20,7 @@ from inrank_monitor.ranks import metrics as rank_metrics
 from inrank_monitor.ranks.null_model import null_rank
 from inrank_monitor.report import matrix_table, report_table, verdict, write_html
 from inrank_monitor.report.document import unpack
+from inrank_monitor.runs import SCHEMAS
 
 STEPS = (0, 1, 5, 20, 100)
 EVIL = "<script>alert(1)</script>"
@@ -46,6 +47,7 @@ class FakeRun:
     measured: int | None = None
     too_few_points: str | None = None
     loss_ranks: pd.DataFrame = field(default_factory=pd.DataFrame)
+    width_plans: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SCHEMAS["width_plans"].names))
 
     def singular_values(self, name: str) -> pd.DataFrame:
         return self.spectra[name]
