@@ -170,7 +170,7 @@ def keep_in(place: tuple[Path, int], plan: WidthPlan) -> None:
     if process_number() > 0:
         return
     count, (path, step) = len(plan.widths), place
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "step": [step] * count,
         "time": [time.time()] * count,
         "block": list(plan.widths),

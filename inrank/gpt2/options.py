@@ -93,8 +93,8 @@ class TrainOptions:
 
     d_ff: tuple[str, ...] | None = _what(
         None,
-        "hidden units of the MLPs, of --method baseline alone: one number for all blocks, one a block, or a file that "
-        "inrank.plan_widths(...).save wrote: --d-ff 128, --d-ff 270 64 64 63, --d-ff plan.json (default: 4 × the width)",
+        "hidden units of the MLPs, of --method baseline alone: one number for all blocks, one a block, or the file of "
+        "an inrank.WidthPlan: --d-ff 128, --d-ff 270 64 64 63, --d-ff plan.json (default: 4 × the width)",
         nargs="+",
         metavar="N",
     )
@@ -195,8 +195,8 @@ class TrainOptions:
         """Put numbers, one a block, in the place of a file or of one number: a resumption needs no file."""
         if others := [method for method in self.method if method not in WITH_WIDTHS]:
             raise OptionError(
-                f"--d-ff goes with --method {' '.join(WITH_WIDTHS)} alone, not with {', '.join(others)}: their MLPs get "
-                "their size from ranks"
+                f"--d-ff goes with --method {' '.join(WITH_WIDTHS)} alone, not with {', '.join(others)}: the size of "
+                "their MLPs comes from ranks"
             )
         try:
             widths = widths_from(given, parse_size(self.size).layers)

@@ -11,8 +11,8 @@ from inrank_monitor.report.table_sections import html_table
 
 _LISTED = 8  # widths that a sentence names one by one
 _CAPTION = (
-    "d_ff by demand: what the directions of each block's weights do for the loss, under one budget. For a model that is "
-    "trained from the start; inrank train --d-ff and inrank.narrow take it."
+    "d_ff by demand: what the directions of each block's weights do for the loss, under one budget. For a model that "
+    "is trained from the start; inrank train --d-ff and inrank.narrow take it."
 )
 
 
@@ -24,8 +24,8 @@ def width_table(width_plans: pd.DataFrame) -> pd.DataFrame:
         one), parameters (weights of the block, biases not counted), parameters_saved, share_saved (of its weights),
         advice (`d_ff 64 of 768`).
     """
-    newest = width_plans[width_plans["time"] == width_plans["time"].max()].set_index("block")
-    table = newest[["step"]].astype("int64")
+    newest: pd.DataFrame = width_plans[width_plans["time"] == width_plans["time"].max()].set_index("block")
+    table: pd.DataFrame = newest[["step"]].astype("int64")
     table["d_ff"], table["full_d_ff"] = newest["width"].astype("int64"), newest["full_width"].astype("int64")
     unit = newest["unit_parameters"].astype("int64")
     table["parameters"] = table["full_d_ff"] * unit
@@ -48,8 +48,8 @@ def widths_line(table: pd.DataFrame) -> str:
     some = f"{table['d_ff'].min()} to {table['d_ff'].max()}" if len(widths) > _LISTED else ", ".join(widths)
     saved, whole = int(table["parameters_saved"].sum()), int(table["parameters"].sum())
     return (
-        f"if you trained again: d_ff {some} in the {len(table)} feed-forward blocks, {saved:,} of their {whole:,} weights "
-        f"less ({saved / whole:.1%}), by what the loss asked for at step {table['step'].iloc[0]}."
+        f"if you trained again: d_ff {some} in the {len(table)} feed-forward blocks, {saved:,} of their {whole:,} "
+        f"weights less ({saved / whole:.1%}), by what the loss asked for at step {table['step'].iloc[0]}."
     )
 
 
