@@ -1,15 +1,18 @@
-"""What a step costs after `inrank.factorize`, against the same dense training: GPT-2 small at 45 and 15 % of its MLPs.
+"""What a step costs after `inrank.factorize`, against the same dense training, at 45 and 15 % of the MLP weights.
 
-    python benchmarks/bench_factorize.py [--size 2x256] [--pairs 7] [--budgets 0.45 0.15] [--only step|memory]
+    python benchmarks/bench_factorize.py [--model 4x768] [--size 2x256] [--pairs 7] [--budgets 0.45 0.15]
 
-* step: forward, backward and AdamW, dense and factorized in turn in one process; medians of the ratios of each turn,
-  beside the ratio of multiply-adds (every matrix product of forward and backward: attention and the head as well), and
-  the seconds that `factorize` itself took;
-* memory: what weights, gradients and optimizer state hold; and the peak of three further steps, of the device on CUDA,
-  else of the process (Linux), each training in a process of its own, counted from after its factorization.
+Dense and factorized trainings live in one process and take their steps in turn:
 
-Ranks are uniform: a model that nobody has trained has no demand, and the cost is of the size. A quick try that measures
-nothing of worth: --model 2x64 --size 1x32 --pairs 2.
+* step: forward, backward and AdamW; the median over turns of the ratio to the dense one, beside the ratio of
+  multiply-adds (every matrix product of forward and backward: attention and the head as well), and the seconds that
+  `factorize` itself took;
+* memory: what weights, gradients and optimizer state hold; and the peak of two steps after factorization above what the
+  process (Linux; on CUDA the device) held before it had this training.
+
+By default four blocks of GPT-2 small's width, which two cores do in two minutes; `--model 12x768 --vocabulary 50257` is
+GPT-2 small. Ranks are uniform: a model that nobody has trained has no demand, and the cost is of the size. A quick try
+that measures nothing of worth: --model 2x64 --size 1x32 --pairs 2.
 """
 
 from __future__ import annotations
@@ -17,8 +20,6 @@ from __future__ import annotations
 import argparse
 import gc
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import inrank
 from inrank.gpt2.memory import peak_memory
 
+_STATUS = Path("/proc/self/status")
 _FORGET_PEAK = Path("/proc/self/clear_refs")  # 5 begins the peak of the resident set anew; see proc(5)
 
 
@@ -46,8 +48,8 @@ class Training:
 
         torch.manual_seed(0)
         layers, width = options.model
-        sizes = {"n_layer": layers, "n_embd": width, "n_head": max(width // 64, 1)}
-        model: Any = GPT2LMHeadModel(GPT2Config(**sizes))
+        sizes = {"n_layer": layers, "n_embd": width, "n_head": max(width // 64, 1), "vocab_size": options.vocabulary}
+        model: Any = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=None))
         self.device = torch.device(options.device)
         self.model = model.to(self.device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
@@ -57,9 +59,7 @@ class Training:
         self.factorizing, self.share, self.rank = 0.0, 1.0, 0
         if budget is not None:
             began = time.perf_counter()
-            report = inrank.factorize(
-                self.model, self.optimizer, targets="*.mlp.*", budget=budget, allocation="uniform"
-            )
+            report = inrank.factorize(self.model, self.optimizer, budget=budget, allocation="uniform")
             self.factorizing = time.perf_counter() - began
             self.share, self.rank = report.share, max(report.ranks.values())
 
@@ -88,56 +88,68 @@ class Training:
         return 2 * weights + sum(value.nbytes for value in states if isinstance(value, torch.Tensor))
 
 
-def bench_step(options: argparse.Namespace) -> None:
-    """All trainings in turn, forwards and backwards."""
-    trainings = {budget: Training(budget, options) for budget in (None, *options.budgets)}
+def bench(options: argparse.Namespace) -> None:
+    """Make the trainings one after the other, then let them step in turn, forwards and backwards."""
+    small = argparse.Namespace(**vars(options) | {"model": (1, 64), "vocabulary": 64})
+    Training(0.5, small)  # so that the code is in memory before anything is counted
+    trainings: dict[float | None, Training] = {}
+    peaks: dict[float | None, int] = {}
+    for budget in (None, *options.budgets):
+        before = held_now(torch.device(options.device))
+        training = trainings[budget] = Training(budget, options)
+        peaks[budget] = peak_of(training) - before
     counted = {budget: training.multiply_adds() for budget, training in trainings.items()}
     taken: dict[float | None, list[float]] = {budget: [] for budget in trainings}
-    for training in trainings.values():
-        training.step()
     for turn in range(options.pairs):
         for budget in list(trainings)[:: 1 if turn % 2 else -1]:
             taken[budget].append(seconds(trainings[budget].step, trainings[budget].device))
+    dense = trainings[None]
+    print(
+        f"dense: step {statistics.median(taken[None]):.3f} s, {mebibytes(dense.held())} held, {peak_text(peaks[None])}"
+    )
     for budget in options.budgets:
-        training = trainings[budget]
-        ratio = statistics.median(ours / dense for ours, dense in zip(taken[budget], taken[None], strict=True))
+        ours = trainings[budget]
+        ratio = statistics.median(one / other for one, other in zip(taken[budget], taken[None], strict=True))
         print(
-            f"step at {training.share:.1%} of the MLP weights (rank {training.rank}): {ratio:.3f} × dense "
-            f"({statistics.median(taken[budget]):.3f} s against {statistics.median(taken[None]):.3f} s), multiply-adds "
-            f"{counted[budget] / counted[None]:.3f} ×; factorize took {training.factorizing:.1f} s",
-            flush=True,
+            f"at {ours.share:.1%} of the MLP weights (rank {ours.rank}): step {ratio:.3f} × dense "
+            f"({statistics.median(taken[budget]):.3f} s), multiply-adds {counted[budget] / counted[None]:.3f} ×; "
+            f"weights, gradients and AdamW's state {ours.held() / dense.held():.3f} × ({mebibytes(ours.held())}), "
+            f"{peak_text(peaks[budget], peaks[None])}; factorize took {ours.factorizing:.1f} s"
         )
 
 
-def bench_memory(options: argparse.Namespace) -> None:
-    """Each training in a process of its own."""
-    found = {}
-    for budget in (None, *options.budgets):
-        command = [sys.executable, *sys.argv, "--only", f"memory of {budget}"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[budget] = [int(number) for number in answer.stdout.split()[-2:]]
-    where = "of the device" if torch.device(options.device).type == "cuda" else "of the process, libraries and all"
-    for budget, numbers in found.items():
-        what = "dense" if budget is None else f"at {budget:.0%}"
-        held, peak = (
-            f"{number / 2**20:,.0f} MiB, {number / dense:.3f} × dense" if dense else "not known here"
-            for number, dense in zip(numbers, found[None], strict=True)
-        )
-        print(f"memory {what}: weights, gradients and AdamW's state {held}; peak {where} {peak}", flush=True)
-
-
-def print_memory(budget: float | None, options: argparse.Namespace) -> None:
-    """What is held, and the peak of three steps; 0 where it cannot be told from the peak before."""
-    training = Training(budget, options)
+def held_now(device: torch.device) -> int:
+    """Bytes that the device, or the process, holds at this moment; 0 where that is not known."""
     gc.collect()
-    known = True
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    lines = _STATUS.read_text(encoding="ascii").splitlines() if _STATUS.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), 0)
+
+
+def peak_of(training: Training) -> int:
+    """Peak of two steps in bytes; 0 where it cannot be told from the peak before."""
+    gc.collect()
     if training.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    elif known := _FORGET_PEAK.exists():
+    elif _FORGET_PEAK.exists():
         _FORGET_PEAK.write_text("5", encoding="ascii")
-    for _ in range(3):
+    else:
+        return 0
+    for _ in range(2):
         training.step()
-    print(training.held(), peak_memory(training.device) if known else 0)
+    return peak_memory(training.device)
+
+
+def peak_text(peak: int, dense: int | None = None) -> str:
+    """Beside that of the dense training, where both are known."""
+    if peak <= 0:
+        return "peak not known here"
+    return f"peak {mebibytes(peak)}" if dense is None else f"peak {peak / dense:.3f} × ({mebibytes(peak)})"
+
+
+def mebibytes(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"
 
 
 def main() -> None:
@@ -146,25 +158,17 @@ def main() -> None:
     parser.add_argument("--size", type=pair_of_numbers, default=(2, 256), help="sequences x tokens a step")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.45, 0.15], help="shares of the MLP weights")
-    parser.add_argument("--model", type=pair_of_numbers, default=(12, 768), help="layers x width; GPT-2 small: 12x768")
+    parser.add_argument("--model", type=pair_of_numbers, default=(4, 768), help="layers x width")
+    parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", help="step or memory")
     options = parser.parse_args()
-    if options.only and options.only.startswith("memory of "):
-        budget = options.only.removeprefix("memory of ")
-        print_memory(None if budget == "None" else float(budget), options)
-        return
-    parts = {"step": bench_step, "memory": bench_memory}
-    if options.only not in (None, *parts):
-        parser.error(f"--only must be one of {', '.join(parts)}, got {options.only!r}")
     layers, width = options.model
     print(
-        f"GPT-2 {layers}×{width}, {options.size[0]} × {options.size[1]} tokens a step, {options.device}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}",
+        f"GPT-2 {layers}×{width}, vocabulary {options.vocabulary}, {options.size[0]} × {options.size[1]} tokens a "
+        f"step, {options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         flush=True,
     )
-    for part in parts if options.only is None else [options.only]:
-        parts[part](options)
+    bench(options)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ class Wanted:
         """Whether ranks need the layers' covariances."""
         return self.budget is not None and self.allocation == "demand"
 
+    @property
+    def by_norm(self) -> bool:
+        """Whether ranks or truncation need the weights' own SVDs."""
+        return self.truncation != "weighted" or (self.budget is not None and self.allocation == "energy")
+
     def check(self, shapes: Shapes) -> None:
         """Raise a ValueError unless ranks, sizes and budget fit these layers."""
         for argument, given in (("ranks", self.ranks), ("allocation", self.allocation)):
@@ -91,7 +96,7 @@ def ranks_for(
     Args:
         wanted: checked against `shapes`.
         shapes: (rows, cols) by name.
-        plain: SVDs.
+        plain: SVDs; needed for energy.
         weighted: those under the metric of the loss; needed for demand.
         by_loss: gives the ranks that the loss asks for.
     """

@@ -130,7 +130,7 @@ def _plan(asked: Dense, losses: Losses, shown: Losses, has_batches: bool) -> _Pl
     before = mean_loss(shown)
     covariances = calibrate(asked.layers, losses) if metric else {}
     whole = {name: exact(matrix_of(layer)) for name, layer in asked.layers.items()}
-    usual = {name: plain(weight) for name, weight in whole.items()}
+    usual = {name: plain(weight) for name, weight in whole.items()} if wanted.by_norm else {}
     under = {name: weighted(whole[name], each) for name, each in covariances.items()}
     by_loss = partial(loss_ranks, asked.model, asked.layers, partial(mean_loss, losses), wanted.tolerance)
     ranks = ranks_for(wanted, asked.shapes, usual, under, by_loss)
