@@ -18,8 +18,10 @@ that measures nothing of worth: --model 2x64 --size 1x32 --pairs 2.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -120,19 +122,27 @@ def bench(options: argparse.Namespace) -> None:
 
 def held_now(device: torch.device) -> int:
     """Bytes that the device, or the process, holds at this moment; 0 where that is not known."""
-    gc.collect()
+    give_back()
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     lines = _STATUS.read_text(encoding="ascii").splitlines() if _STATUS.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), 0)
 
 
+def give_back() -> bool:
+    """Return to the system what is free but kept for later; whether the C library can (glibc does)."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+    return trim is not None
+
+
 def peak_of(training: Training) -> int:
     """Peak of two steps in bytes; 0 where it cannot be told from the peak before."""
-    gc.collect()
     if training.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    elif _FORGET_PEAK.exists():
+    elif give_back() and _FORGET_PEAK.exists():
         _FORGET_PEAK.write_text("5", encoding="ascii")
     else:
         return 0
