@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 from helpers.active import untouched
-from helpers.dense import image_batches, image_loss, llama, text_batches, trained_gpt2, trained_small
+from helpers.dense import (
+    image_batches,
+    image_loss,
+    llama,
+    photos,
+    text_batches,
+    trained_gpt2,
+    trained_small,
+    vit,
+)
 from torch import nn
 from torch.optim import AdamW
 
@@ -23,6 +32,7 @@ MLP = [f"transformer.h.{block}.mlp.{name}" for block in range(2) for name in ("c
 MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "GPT-2": (lambda: trained_gpt2(1)[0].eval(), lambda model: model(**text_batches()[0]).logits),
     "Llama": (lambda: llama().double().eval(), lambda model: model(**text_batches()[0]).logits),
+    "ViT": (lambda: vit().double().eval(), lambda model: model(photos()[0]["pixel_values"].double()).logits),
     "convolution": (lambda: trained_small()[0].eval(), lambda model: model(image_batches()[0][0])),
 }
 

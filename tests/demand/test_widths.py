@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.active import untouched
-from helpers.dense import llama, text_batches, text_step, trained_gpt2
+from helpers.dense import llama, photos, text_batches, text_step, trained_gpt2, vit
 from torch import nn
 
 from inrank import WidthPlan, factorize, narrow, plan_widths
@@ -21,25 +21,10 @@ from inrank_monitor import attach, open_run
 pytestmark = pytest.mark.numeric
 
 
-def vit() -> Any:
-    from transformers import ViTConfig, ViTForImageClassification
-
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return ViTForImageClassification(
-        ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=5, problem_type="single_label_classification")
-    )
-
-
-def images() -> list[dict[str, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    return [{"pixel_values": torch.randn(3, 3, 8, 8, generator=generator), "labels": torch.tensor([0, 2, 4])}]
-
-
 MODELS: dict[str, tuple[Callable[[], Any], Any]] = {
     "GPT-2": (lambda: trained_gpt2(2)[0].float(), text_batches()),
     "Llama": (llama, text_batches()),
-    "ViT": (vit, images()),
+    "ViT": (vit, photos()),
 }
 
 

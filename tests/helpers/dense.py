@@ -26,6 +26,24 @@ def llama() -> Any:
     return LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, max_position_embeddings=16))
 
 
+def vit() -> Any:
+    """A vision transformer, as small as it goes."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return ViTForImageClassification(
+        ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=5, problem_type="single_label_classification")
+    )
+
+
+def photos(count: int = 1) -> list[dict[str, Tensor]]:
+    """For `vit`."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 2, 4])
+    return [{"pixel_values": torch.randn(3, 3, 8, 8, generator=generator), "labels": labels} for _ in range(count)]
+
+
 def trained_gpt2(steps: int = 5, **options: Any) -> tuple[Any, torch.optim.AdamW]:
     """A GPT-2 of two blocks in float64 after a few steps."""
     model = gpt2(layers=2, **options).double()
