@@ -19,7 +19,6 @@ from inrank.layers import break_even_rank, check_gain
 from inrank_monitor.demo.text import MIN_VOCABULARY
 from inrank_monitor.runs import local_name
 
-WITH_WIDTHS = ("baseline",)  # methods whose MLPs may be narrower
 METHODS = ("baseline", "inrank", "inrank-efficient", "fixed-rank", "reference")
 _HELP = {
     "baseline": "dense",
@@ -29,6 +28,8 @@ _HELP = {
     "reference": "what the published code does: no W0, factors at full scale",
 }
 _SMALL = "4x128"  # with the defaults below, all five methods take about four minutes on two cores
+
+WITH_WIDTHS = ("baseline",)  # methods whose MLPs may be narrower
 
 
 class OptionError(ValueError):
