@@ -102,6 +102,8 @@ def show(page: Page, choice: Choice) -> None:
     third.metric("Adam's state and gradient saved", f"{saved / 1e6:,.1f} MB", "in float32", "off", delta_arrow="off")
     shape = table["rows"].astype(str) + "×" + table["cols"].astype(str)
     shown = table.assign(shape=shape).reset_index(names="matrix")[list(_COLUMNS)]
+    if shown["loss_rank"].isna().all():
+        shown = shown.drop(columns="loss_rank")
     st.dataframe(
         shown,
         key="advice",

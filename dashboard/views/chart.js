@@ -61,6 +61,13 @@ function outline({ data, layout }, width) {
   return JSON.stringify([Math.round(width), layout.height, layout.margin, words, legend]);
 }
 
+// A chart that cannot be seen yet is drawn when the browser has nothing else to do: what can be seen is there sooner.
+function turn(element) {
+  if (element.getBoundingClientRect().top < window.innerHeight) return null;
+  const idle = window.requestIdleCallback ?? setTimeout; // Safari has none
+  return new Promise((resolve) => idle(resolve));
+}
+
 const linked = new Set(); // charts over one axis: the pointer on one is shown on all
 
 class Chart {
@@ -175,7 +182,8 @@ export default async function ({ data, parentElement, setTriggerValue }) {
   chart.take(data);
   chart.send = setTriggerValue;
   chart.plotly = await load(new URL(data.library, document.baseURI).href);
-  await chart.draw();
+  await turn(chart.element);
+  if (parentElement.isConnected) await chart.draw();
   return () => {
     // Streamlit also calls this for a turn that a newer one has overtaken: the chart is then still there.
     if (parentElement.isConnected) return;

@@ -53,12 +53,9 @@ def show(page: Page, choice: Choice) -> None:
     """Density and ranks of all rules at a step; spectrum and ranks over steps; events."""
     _line(page.state, choice.matrix)
     left, right = st.columns(2)
-    with left:
-        _density(page, choice)
-        _evolution(page, choice)
-    with right:
-        _ratio(page, choice)
-        _ranks(page, choice)
+    for place, part in ((left, _density), (right, _ratio), (left, _evolution), (right, _ranks)):
+        with place:  # the upper row first: it is what is seen
+            part(page, choice)
     show_rules(page, choice.matrix, choice.step)
     _events(page.state, choice.matrix)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import unescape
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -80,7 +81,11 @@ def _map(state: RunState, choice: Choice, table: pd.DataFrame) -> str | None:
     places = table[["depth", "kind"]]
     column = {**_OF_STEP, **_OF_RUN}[choice.quantity]
     title = column_title(column) if choice.quantity in _OF_STEP else choice.quantity
-    values = table[column] if choice.quantity in _OF_RUN else _at_step(state, column, choice.step)
+    step, told = choice.step, ""
+    if step is None and choice.quantity in _OF_STEP and (step := _last_finite(state, column)) is not None:
+        told = f", the last that is finite: at step {state.last_step} nothing is"
+        st.caption(f"The map is of step {step}{told}.")
+    values = table[column] if choice.quantity in _OF_RUN else _at_step(state, column, step)
     figure = depth_map(
         values,
         places,
@@ -88,7 +93,7 @@ def _map(state: RunState, choice: Choice, table: pd.DataFrame) -> str | None:
         relative=choice.quantity == OVER_NULL,
         marked=standing_out(table),
     )
-    when = "the newest step" if choice.step is None else f"step {choice.step}"
+    when = "the newest step" if step is None else f"step {step}{told}"
     clicked = show_figure(
         figure,
         f"overview {state.name}",
@@ -96,6 +101,15 @@ def _map(state: RunState, choice: Choice, table: pd.DataFrame) -> str | None:
         clicks=True,
     )
     return unescape(str(clicked[3])) if clicked else None
+
+
+def _last_finite(state: RunState, column: str) -> int | None:
+    """Where no newest measurement is finite, as after a divergence: the last step that has one that is."""
+    if np.isfinite(_at_step(state, column, None).astype("Float64").astype(float)).any():
+        return None
+    rows = state.measurements
+    steps = rows["step"][np.isfinite(rows[column].astype("Float64").astype(float))]
+    return int(steps.max()) if len(steps) else None
 
 
 def _at_step(state: RunState, column: str, step: int | None) -> pd.Series:

@@ -52,7 +52,7 @@ def add_matrix_lines(
             {
                 "x": rows["step"].to_numpy()[kept],
                 "y": values[kept],
-                "mode": "lines+markers" if len(kept) <= MARKERS_UP_TO else "lines",
+                "mode": _mode(values[kept], few or marker != "circle"),
                 "line": {"color": rgba(colour, alpha), "width": 1.8, "shape": "hv" if is_held(column) else "linear"},
                 "marker": {"symbol": marker, "size": 5},
                 "name": plotly_text(short[name]),
@@ -81,6 +81,15 @@ def add_matrix_lines(
     if (len(tables) if groups is None else len({look[3] for look in looks.values()})) > 8:
         side_legend(figure)
     return {name: rgba(look[0], look[1]) for name, look in looks.items()}
+
+
+def _mode(values: np.ndarray, telling: bool) -> str:
+    """With markers where they tell something: few lines' steps, a group, or a value that stands alone.
+
+    They cost a browser more than all lines do.
+    """
+    alone = len(values) == 1 or bool(np.isnan(values).any())
+    return "lines+markers" if len(values) <= MARKERS_UP_TO and (telling or alone) else "lines"
 
 
 def _hover(column: str, lines: int | None) -> str:

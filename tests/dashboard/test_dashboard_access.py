@@ -35,14 +35,18 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield served
 
 
-def test_axe_finds_no_serious_fault_in_any_view(browser: Any, address: str) -> None:
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault_in_any_view(browser: Any, address: str, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python").Axe()
     page, faults = visit(browser, address), []
+    page.emulate_media(color_scheme=scheme)
     for view in VIEWS:
         page.goto(f"{address}/{place(view)}?run=first")
         settle(page, view)
         until(lambda: page.locator("[data-stale=true]").count() == 0)
         page.wait_for_timeout(1000)  # what is faint while it is drawn anew has become clear
+        bright = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
+        assert (bright == "rgb(255, 255, 255)") == (scheme == "light"), bright
         found = axe.run(page).response
         assert len(found["passes"]) > 15, "it has looked"
         faults += [

@@ -8,11 +8,12 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers.app_pages import APP, VIEWS, sent, show, specs, texts
+from helpers.app_pages import APP, VIEWS, numbers, sent, show, specs, texts
 from helpers.made_runs import make_run, names_of
 
-from inrank_monitor import list_runs
+from inrank_monitor import list_runs, open_run
 from inrank_monitor.console import RUNS_VARIABLE
 from inrank_monitor.runs.folder import RunFolder
 from inrank_monitor.runs.log import RUN_FILE
@@ -233,6 +234,18 @@ def test_a_diverged_run_is_marked_on_every_view(folder: Path, view: str) -> None
         assert {"sweep/lost (not finite)", "fine"} <= names
     if view in ("Overview", "Rank evolution", "Matrix", "Spectrum evolution", "Explained ratio"):
         assert any(trace.get("name") == "diverged" for figure in specs(app) for trace in figure["data"])
+
+
+def test_the_map_of_a_run_that_diverged_is_of_its_last_finite_step(folder: Path) -> None:
+    path = make_run(
+        folder / "lost", matrices=5, steps=range(0, 60, 10), not_finite=lambda step: range(5 * (step >= 30))
+    )
+    app = show("Overview", run="lost")
+    rows = open_run(path).measurements.query("step == 20")
+    drawn = numbers(specs(app)[0]["data"][0]["z"])
+    np.testing.assert_allclose(drawn.ravel(), rows["rank_over_null_rank"], rtol=1e-6)
+    assert "The map is of step 20, the last that is finite: at step 50 nothing is." in texts(app)
+    assert "The map is of" not in texts(show("Overview", run="lost", step="10"))
 
 
 def test_a_diverged_run_is_marked_in_the_table_of_runs(folder: Path) -> None:

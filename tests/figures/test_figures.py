@@ -108,6 +108,18 @@ def test_groups_share_colour_and_legend_entry() -> None:
     assert groups[NAMES[0]] == groups[NAMES[2]] != groups[NAMES[1]]
 
 
+def test_of_many_lines_only_values_that_stand_alone_have_markers() -> None:
+    names = [f"h.{depth}.mlp.weight" for depth in range(12)]
+    rows = pd.concat([table().query("matrix == @NAMES[1]").assign(matrix=name) for name in names])
+    rows.loc[(rows["matrix"] == names[3]) & (rows["step"] == 10), "stable_rank"] = np.nan
+    once = rows[(rows["matrix"] != names[5]) | (rows["step"] == 10)]
+    figure = rank_evolution(once, "stable_rank", groups=dict.fromkeys(names, "mlp"))
+    marked = [name for name in names if line_of(figure, name).mode == "lines+markers"]
+    assert marked == [names[3], names[5]]
+    few = rank_evolution(once, "stable_rank", names[:2], groups=dict.fromkeys(names, "mlp"))
+    assert {line_of(few, name).mode for name in names[:2]} == {"lines+markers"}
+
+
 def test_growth_events_lie_on_their_line() -> None:
     events = pd.DataFrame(
         {"step": [10, 11, 2], "time": 0.0, "kind": ["rank_grown", "rank_grown", "error"]}
