@@ -24,6 +24,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from inrank import LowRankLinear, convert, factorize, merge
+from inrank.demand import dense
 
 pytestmark = pytest.mark.numeric
 MLP = [f"transformer.h.{block}.mlp.{name}" for block in range(2) for name in ("c_fc", "c_proj")]
@@ -82,6 +83,23 @@ def test_the_better_truncation_is_taken_by_the_loss_of_calibration() -> None:
     assert jumps["best"] == pytest.approx(min(jumps["plain"], jumps["weighted"]), abs=1e-12)
     assert jumps["plain"] != jumps["weighted"]
     assert factorize(copy.deepcopy(model), ranks=4, targets="*.mlp.*").truncation == "plain"
+
+
+def test_no_svd_of_a_weight_is_taken_where_none_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    usual = dense.plain
+    monkeypatch.setattr(dense, "plain", lambda weight: taken.append(1) or usual(weight))  # type: ignore[func-returns-value]
+    for allocation, truncation, count in (
+        ("demand", "weighted", 0),
+        ("uniform", "weighted", 0),
+        ("energy", "weighted", 4),
+        ("demand", "plain", 4),
+        ("demand", "best", 4),
+    ):
+        taken.clear()
+        options: dict[str, Any] = {"allocation": allocation, "truncation": truncation}
+        factorize(trained_gpt2(1)[0], budget=0.5, calibration=text_batches(1), **options)
+        assert len(taken) == count, (allocation, truncation)
 
 
 def test_a_loss_of_no_argument_calibrates_too() -> None:
