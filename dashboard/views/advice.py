@@ -128,7 +128,6 @@ def show(page: Page, choice: Choice) -> None:
                 "application/json",
                 "lora",
             )
-    _show_widths(page)
     with st.expander("How to use it with PEFT"):
         st.code(
             "import json\nfrom peft import LoraConfig, get_peft_model\n\n"
@@ -136,6 +135,7 @@ def show(page: Page, choice: Choice) -> None:
             "model = get_peft_model(model, config)",
             language="python",
         )
+    _show_widths(page)
 
 
 def _show_widths(page: Page) -> None:
