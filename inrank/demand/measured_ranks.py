@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from inrank_monitor import open_run
-
 if TYPE_CHECKING:
     from inrank_monitor.runs import Run
     from inrank_monitor.tracking import SpectrumTracker
@@ -31,6 +29,8 @@ class MeasuredRanks:
         Raises:
             ValueError: the tracker watches none of the layers, or measures no energy ranks of them.
         """
+        from inrank_monitor.runs import open_run  # pandas, which nothing else here needs
+
         tracker.flush()
         if self._run is None or self._run.path != tracker.path:
             self._run = open_run(tracker.path)

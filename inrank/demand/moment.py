@@ -1,4 +1,4 @@
-"""When a dense training goes on in factors: at a step, at a share of the steps, or when the measured ranks have settled.
+"""When a dense training goes on in factors: at a step, at a share of the steps, or when measured ranks have settled.
 
 Pure: it is told steps and ranks, and answers.
 """

@@ -1,4 +1,4 @@
-"""Calibration batches for a Trainer: of its training set, drawn beside its data loader, whose order they leave alone."""
+"""Calibration batches for a Trainer: of its training set, drawn beside its data loader, whose order stays."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class TrainingBatches:
         dataset = getattr(loader, "dataset", None)
         if dataset is None or isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             raise ValueError(
-                f"calibration: the training set is a {type(dataset).__name__}, of which no batches can be drawn without "
-                "taking them from the training: give calibration, a list of batches"
+                f"calibration: the training set is a {type(dataset).__name__}, of which no batch can be drawn that is "
+                "not taken from the training: give calibration, a list of batches"
             )
         if not len(dataset):
             raise ValueError("calibration: the training set is empty")

@@ -1,4 +1,4 @@
-"""`FactorizeCallback` inside a Trainer: when, on what, beside what, and resumed to the bit on both sides of the moment."""
+"""`FactorizeCallback` inside a Trainer: when, on what, beside what, and resumed to the bit on both sides."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from inrank.gpt2.models import build, parse_size, ranks_of
 from inrank_monitor import TrackerCallback, open_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+slow = pytest.mark.slow
 LAYERS = ["transformer.h.0.mlp.c_fc", "transformer.h.0.mlp.c_proj"]
 
 
@@ -69,7 +70,7 @@ def resumable(checkpoint: Path) -> dict[str, Any]:
     return found | {f"rate {place}": torch.tensor(group["lr"]) for place, group in enumerate(content["param_groups"])}
 
 
-@pytest.mark.parametrize(("at", "moment"), [(3, 3), (0.5, 6), (1, 1)])
+@pytest.mark.parametrize(("at", "moment"), [(0.5, 6), pytest.param(3, 3, marks=slow), pytest.param(1, 1, marks=slow)])
 def test_two_lines_factorize_once_after_the_step_that_was_asked_for(at: Any, moment: int, tmp_path: Path) -> None:
     chosen, seen, model = callback(at=at), Seen(), gpt2()
     trainer(model, tmp_path, chosen, seen).train()
@@ -100,11 +101,9 @@ def test_batches_are_of_the_training_set_and_its_order_stays(tmp_path: Path) -> 
     assert drawn[moment + len(calibration) :] == plain[moment:]
 
 
-@pytest.mark.parametrize("factor_lr", [1.0, 2.0])
-@pytest.mark.parametrize("stop", [6, 8, 11], ids=["before", "after", "at a checkpoint later"])
-def test_resumed_on_either_side_is_bit_identical_to_uninterrupted(
-    stop: int, factor_lr: float, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("factor_lr", [2.0, pytest.param(1.0, marks=slow)])
+@pytest.mark.parametrize("stop", [8, pytest.param(6, marks=slow), pytest.param(11, marks=slow)])
+def test_resumed_on_either_side_is_bit_identical_to_uninterrupted(stop: int, factor_lr: float, tmp_path: Path) -> None:
     at = 7 if stop < 8 else 4
     whole, rates = gpt2(), Seen()
     trainer(whole, tmp_path / "whole", callback(at=at, factor_lr=factor_lr), rates).train()
@@ -125,6 +124,7 @@ def test_resumed_on_either_side_is_bit_identical_to_uninterrupted(
     assert last[-1] == pytest.approx(factor_lr * last[0])
 
 
+@slow
 def test_an_optimizer_of_ones_own_is_taken_along_and_resumed(tmp_path: Path) -> None:
     """All parameters in one group, in the model's order, made from the dense model, as scripts do."""
 
@@ -150,18 +150,21 @@ def test_an_optimizer_of_ones_own_is_taken_along_and_resumed(tmp_path: Path) -> 
     assert all(torch.equal(one[name], other[name]) for name in one | other)
 
 
+@slow
 def test_checkpoint_is_one_that_from_pretrained_reads(tmp_path: Path) -> None:
     model = gpt2()
     trainer(model, tmp_path, callback()).train()
     assert_same_models(inrank.from_pretrained(tmp_path / f"checkpoint-{STEPS}"), model)
 
 
+@slow
 def test_accumulated_passes_are_one_step(tmp_path: Path) -> None:
     chosen, seen = callback(at=3), Seen()
     trainer(gpt2(), tmp_path, chosen, seen, gradient_accumulation_steps=2, per_device_train_batch_size=2).train()
     assert [step for step, ranks in seen.ranks.items() if ranks != [16, 16]] == list(range(3, STEPS + 1))
 
 
+@slow
 @pytest.mark.parametrize("first", ["tracker", "callback"])
 def test_the_tracker_goes_on_over_the_moment_and_a_resumption(first: str, tmp_path: Path) -> None:
     """One run: ΔW = κ U V − W0 under the old names, the event at the step, nothing amiss."""
@@ -185,6 +188,7 @@ def test_the_tracker_goes_on_over_the_moment_and_a_resumption(first: str, tmp_pa
     assert all((one == other).all(axis=None) for one, other in zip(*spectra, strict=True))
 
 
+@slow
 def test_when_ranks_have_settled(tmp_path: Path) -> None:
     tracker = TrackerCallback(tmp_path / "run", every=1, tensorboard=False, strict=True)
     rule = inrank.Settled(within=0.9, window=0.3, earliest=0.1, latest=0.9)
@@ -198,6 +202,7 @@ def test_when_ranks_have_settled(tmp_path: Path) -> None:
     assert "ranks have settled" in told["message"].item()
 
 
+@slow
 def test_best_models_are_counted_anew(tmp_path: Path) -> None:
     """A dense model would win, and does not fit."""
     options = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True}
@@ -229,6 +234,7 @@ def test_what_would_fail_later_is_refused_before_the_first_step(
         trainer(gpt2(), tmp_path, callback(**options)).train()
 
 
+@slow
 def test_a_stream_needs_batches_of_its_own(tmp_path: Path) -> None:
     arguments = trainer_arguments(tmp_path)
     with pytest.raises(ValueError, match="the training set is a Stream"):
@@ -247,6 +253,7 @@ def test_options_are_checked_when_the_callback_is_made() -> None:
         callback(every=0)
 
 
+@slow
 def test_a_checkpoint_that_does_not_say_what_was_done_is_refused(tmp_path: Path) -> None:
     trainer(gpt2(), tmp_path / "first", callback(at=4)).train()
     checkpoint = tmp_path / "first/checkpoint-5"
