@@ -177,6 +177,13 @@ def test_methods_are_what_they_are_called(whole: Path) -> None:
         assert report["step"] == PHASE
         assert {layer["name"]: layer["rank"] for layer in report["layers"]} == results[method].ranks
         assert results[method].parameters < results["baseline"].parameters
+    dense_first = results["dense-then-low-rank"]
+    assert dense_first.factorization is not None
+    assert dense_first.factorization["step"] == STEPS // 4
+    assert dense_first.null_rank is None
+    saved = results["baseline"].parameters - dense_first.parameters
+    dense = 2 * 16 * 64
+    assert 0.55 * dense <= saved < 0.55 * dense + 80  # a rank costs 80 parameters
     assert results["fixed-rank"].ranks == results["inrank-efficient"].ranks
     assert results["fixed-rank"].parameters == results["inrank-efficient"].parameters
     assert results["inrank"].parameters > results["baseline"].parameters  # W0 and U V
@@ -209,6 +216,9 @@ def test_reference_checks_by_calls_of_forward() -> None:
     ("method", "step"),
     [
         ("baseline", 7),
+        ("dense-then-low-rank", 2),
+        ("dense-then-low-rank", 3),
+        ("dense-then-low-rank", 10),
         ("inrank", 11),
         ("inrank-efficient", 3),
         ("inrank-efficient", PHASE),
@@ -356,6 +366,13 @@ def test_directory_that_holds_a_training_is_refused(whole: Path, text: Path, tmp
         (["--device", "cuda:99"], r"--device must be a device of this machine"),
         (["--device", "cpu", "--precision", "fp16"], r"fp16 needs a CUDA device"),
         (["--phase-steps", "400"], r"--phase-steps must be below the 400 steps"),
+        (["--factorize-at", "0"], r"--factorize-at must be a share in \(0, 1\) or a step, got 0"),
+        (["--factorize-at", "2.5"], r"--factorize-at must be a share in \(0, 1\) or a step, got 2\.5"),
+        (["--factorize-at", "400"], r"--factorize-at must be below the 400 steps"),
+        (["--budget", "1.5"], r"--budget must be a share in \(0, 1\]"),
+        (["--budget", "0.001"], r"--budget 0\.001 is too small"),
+        (["--factor-lr", "-1"], r"--factor-lr must be above 0"),
+        (["--allocation", "fair"], r"invalid choice: 'fair'"),
         (["--batch-size", "999999"], r"at least 999999 blocks of --context 128 tokens"),
         (["--context", "99999999"], r"blocks of --context 99999999 tokens"),
     ],
