@@ -210,8 +210,9 @@ def _checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def _wants_batches(options: dict[str, Any]) -> bool:
-    """Whether batches are of use: for demand, for the better of two truncations, for the report."""
-    return options.get("truncation", "best") != "plain" or options.get("allocation", "demand") in ("demand", "loss")
+    """Whether batches decide anything: ranks by demand or loss, or which truncation is the better one."""
+    by_batches = options.get("budget") is not None and options.get("allocation", "demand") in ("demand", "loss")
+    return by_batches or options.get("truncation", "best") != "plain"
 
 
 def _prepare(

@@ -85,7 +85,7 @@ def test_two_lines_factorize_once_after_the_step_that_was_asked_for(at: Any, mom
 def test_batches_are_of_the_training_set_and_its_order_stays(tmp_path: Path) -> None:
     """What is trained on comes in the same order, with the same random numbers, as without the callback."""
     orders = []
-    for callbacks in ([], [callback(at=4, truncation="plain", budget=None, ranks=3)]):
+    for callbacks in ([], [callback(at=4, budget=None, ranks=3)]):
         data, held_out = Watched(), Watched()
         model = gpt2()
         Trainer(
