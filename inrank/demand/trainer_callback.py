@@ -219,7 +219,8 @@ def _prepare(
     model: nn.Module, state: dict[str, Any], prefix: str, *_: Any, optimizer: Any, scheduler: Any, factor_lr: float
 ) -> None:
     """Before a state dict is loaded: dense layers of which it holds factors become factors of the same ranks."""
-    ranks = {name: rank for name, rank in low_ranks_in(state).items() if name not in layers_of(model)}
+    there = layers_of(model)
+    ranks = {name: rank for name, rank in low_ranks_in(state).items() if name not in there}
     if ranks:
         rate = factor_lr if optimizer is not None else 1.0
         factorize(model, optimizer, ranks=ranks, factor_lr=rate, scheduler=scheduler)
