@@ -17,7 +17,8 @@ Models: convert, initialize_from_gradient, factorize, merge, from_pretrained, br
 Any dense model in training: factorize (to U V, ranks by demand under a budget), plan_widths, narrow
 Growing: RankController, growth_rule (ExplainedRatio, Observation, needs_gradient, next_rank)
 Layers: InRankLinear, LowRankLinear
-transformers' Trainer: InRankCallback (imported when asked for)
+When a training goes on in factors: DenseThenLowRank, Settled
+transformers' Trainer: InRankCallback, FactorizeCallback (imported when asked for)
 The paper's theory, in modules of their own: linear_networks (Theorem 2), gradient_flow (eq. 8), greedy_low_rank
 (Algorithm 1), zero_initialization (ZerO)
 """
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inrank.demand import WidthPlan, factorize, narrow, plan_widths
+from inrank.demand import DenseThenLowRank, Settled, WidthPlan, factorize, narrow, plan_widths
 from inrank.growth import (
     ExplainedRatio,
     Factorization,
@@ -40,14 +41,17 @@ from inrank.growth import rule as growth_rule
 from inrank.layers import InRankLinear, LowRankLinear, break_even_rank, convert, from_pretrained, merge
 
 __all__ = [
+    "DenseThenLowRank",
     "ExplainedRatio",
     "Factorization",
+    "FactorizeCallback",
     "Growth",
     "InRankCallback",
     "InRankLinear",
     "LowRankLinear",
     "Observation",
     "RankController",
+    "Settled",
     "WidthPlan",
     "break_even_rank",
     "convert",
@@ -67,4 +71,8 @@ def __getattr__(name: str) -> Any:
         from inrank.growth.trainer_callback import InRankCallback
 
         return InRankCallback
+    if name == "FactorizeCallback":
+        from inrank.demand.trainer_callback import FactorizeCallback
+
+        return FactorizeCallback
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

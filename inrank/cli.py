@@ -47,7 +47,7 @@ def _build_parser() -> argparse.ArgumentParser:
         description="Train GPT-2 with a rank that grows when the spectrum of its update asks for it, compare, and "
         "reproduce the paper.",
         epilog=examples_text(
-            "inrank train                       all five methods on a small GPT-2, about four minutes on two cores",
+            "inrank train                       all six methods on a small GPT-2, about five minutes on two cores",
             "inrank compare runs/gpt2           the table again",
             "inrank params --size small --rank 254",
             "inrank reproduce figure-3          a figure of the paper, beside what the paper says of it",
@@ -65,6 +65,7 @@ def _build_parser() -> argparse.ArgumentParser:
             "train GPT-2 by one method or several, each in a process of its own, and compare them",
             "inrank train",
             "inrank train --size 4x256 --text train.txt --test-text test.txt --seed 0 1 2 --output runs/mine",
+            "inrank train --method dense-then-low-rank --factorize-at 0.25 --budget 0.45 --output runs/factors",
             "inrank train --output runs/mine --resume",
             "torchrun --nproc-per-node 8 -m inrank train --size small --method inrank-efficient --text wikitext-103",
         )

@@ -24,6 +24,7 @@ from inrank_monitor.loss_ranks import Surroundings
 from inrank_monitor.matrices import unwrap
 
 BATCHES = 24  # at most
+_HALF_SCALE = 4096.0  # of a loss whose gradients pass through float16: a mean over many tokens has them below its reach
 BatchLoss = Callable[[nn.Module, Any], Tensor]
 Losses = Sequence[Callable[[], Any]]
 
@@ -120,7 +121,11 @@ def calibrate(layers: Mapping[str, nn.Module], losses: Losses) -> dict[str, Cova
             stack.callback(weight.requires_grad_, False)
             weight.requires_grad_()
         for loss in losses:
-            torch.autograd.grad(_with_gradient(loss()), weights, allow_unused=True)
+            value = _with_gradient(loss())
+            scale = _HALF_SCALE if any(one.is_half for one in seen.values()) else 1.0
+            for one in seen.values():
+                one.scale = scale
+            torch.autograd.grad(value, weights, torch.full_like(value, scale), allow_unused=True)
     return {name: one.covariances(len(losses)) for name, one in seen.items()}
 
 
@@ -131,7 +136,12 @@ def _with_gradient(loss: object) -> Tensor:
 
 
 class _Seen:
-    """Sums over the rows that one layer sees."""
+    """Sums over the rows that one layer sees.
+
+    Attributes:
+        is_half: whether its output is in float16.
+        scale: of the gradients that come.
+    """
 
     def __init__(self, name: str, layer: nn.Module) -> None:
         self._name, self._layer, self._count = name, layer, 0
@@ -140,6 +150,7 @@ class _Seen:
         rows, cols = sides(layer)
         self._inputs = weight.new_zeros(cols, cols, dtype=self._dtype)
         self._outputs = weight.new_zeros(rows, rows, dtype=self._dtype)
+        self.is_half, self.scale = False, 1.0
         self.handle = layer.register_forward_hook(self._forward)
 
     @torch.no_grad()
@@ -149,12 +160,15 @@ class _Seen:
         inputs = _rows_in(layer, arguments[0].detach()).to(self._dtype)
         self._inputs.addmm_(inputs.mT, inputs)
         self._count += len(inputs)
+        self.is_half |= output.dtype == torch.float16
         output.register_hook(self._backward)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def _backward(self, gradient: Tensor) -> None:
         rows = gradient.movedim(1, -1) if isinstance(self._layer, nn.Conv2d) else gradient
         rows = rows.reshape(-1, rows.shape[-1]).to(self._dtype)
+        if self.scale != 1:
+            rows = rows / self.scale
         self._outputs.addmm_(rows.mT, rows)
 
     def covariances(self, batches: int) -> Covariances:

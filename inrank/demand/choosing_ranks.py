@@ -51,6 +51,12 @@ class Wanted:
         """Whether ranks or truncation need the weights' own SVDs."""
         return self.truncation != "weighted" or (self.budget is not None and self.allocation == "energy")
 
+    def check_without_batches(self) -> None:
+        """Raise a ValueError if these ranks, or this truncation, cannot do without calibration batches."""
+        if self.by_demand or self.truncation == "weighted" or (self.budget is not None and self.allocation == "loss"):
+            what = self.allocation if self.budget is not None else "a weighted truncation"
+            raise ValueError(f"calibration: {what} needs batches (or a loss): give some")
+
     def check(self, shapes: Shapes) -> None:
         """Raise a ValueError unless ranks, sizes and budget fit these layers."""
         for argument, given in (("ranks", self.ranks), ("allocation", self.allocation)):

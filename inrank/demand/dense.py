@@ -124,9 +124,8 @@ def factorize_dense(
 def _plan(asked: Dense, losses: Losses, shown: Losses, has_batches: bool) -> _Plan:
     wanted = asked.wanted
     metric = wanted.by_demand or wanted.truncation == "weighted" or (wanted.truncation == "best" and has_batches)
-    if not losses and (metric or (wanted.budget is not None and wanted.allocation == "loss")):
-        what = wanted.allocation if wanted.budget is not None else "a weighted truncation"
-        raise ValueError(f"calibration: {what} needs batches (or a loss): give some")
+    if not losses:
+        wanted.check_without_batches()
     before = mean_loss(shown)
     covariances = calibrate(asked.layers, losses) if metric else {}
     whole = {name: exact(matrix_of(layer)) for name, layer in asked.layers.items()}

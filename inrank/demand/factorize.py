@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -92,13 +94,46 @@ def factorize(
     if not dense and (growing_layers_of(model) or ranks is None or layers_of(model)):
         return growth.factorize(model, optimizer, ranks=ranks, gain=gain, tracker=tracker, loss=loss)
     wanted = Wanted(ranks, budget, allocation, truncation, least_rank, tolerance)
-    asked = Dense(
+    asked = _asked(model, optimizer, targets, wanted, gain, factor_lr, scheduler)
+    return factorize_dense(asked, calibration, batch_loss, loss, tracker)
+
+
+def _asked(
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    targets: str | Sequence[str] | None,
+    wanted: Wanted,
+    gain: Gain,
+    factor_lr: float,
+    scheduler: Any,
+) -> Dense:
+    named = list(wanted.ranks) if isinstance(wanted.ranks, Mapping) else "*.mlp.*"
+    return Dense(
         model=model,
         optimizer=optimizer,
-        targets=targets if targets is not None else list(ranks) if isinstance(ranks, Mapping) else "*.mlp.*",
+        targets=named if targets is None else targets,
         wanted=wanted,
         gain=gain,
         factor_lr=factor_lr,
         schedulers=list(scheduler) if isinstance(scheduler, list | tuple) else [] if scheduler is None else [scheduler],
     )
-    return factorize_dense(asked, calibration, batch_loss, loss, tracker)
+
+
+def check_later(model: nn.Module, optimizer: Optimizer | None, options: Mapping[str, Any]) -> list[str]:
+    """Find now what `factorize(model, optimizer, **options)` of a dense model would refuse later.
+
+    Returns:
+        The names of the layers that will be factorized.
+
+    Raises:
+        ValueError, TypeError: as `factorize`; batches are not looked at.
+    """
+    bound = inspect.signature(factorize).bind(model, optimizer, **options)
+    bound.apply_defaults()
+    given = bound.arguments
+    wanted = Wanted(*(given[name] for name in [field.name for field in fields(Wanted)]))
+    chosen = (given[name] for name in ("gain", "factor_lr", "scheduler"))
+    asked = _asked(model, optimizer, given["targets"], wanted, *chosen)
+    if given["calibration"] is None and given["loss"] is None:
+        wanted.check_without_batches()
+    return list(asked.layers)

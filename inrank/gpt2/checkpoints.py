@@ -17,12 +17,21 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from inrank_monitor.files import named_after
 from inrank_monitor.runs import write_json
 
 MARK_FILE = "training.json"
-_OF_OTHER_SHAPE = ("model*", "*.safetensors", "config.json", "optimizer.pt", "inrank_controller*", MARK_FILE)
+_OF_OTHER_SHAPE = (
+    "model*",
+    "*.safetensors",
+    "config.json",
+    "optimizer.pt",
+    "scheduler.pt",
+    "inrank_controller*",
+    MARK_FILE,
+)
 
 
 @dataclass(frozen=True)
@@ -69,10 +78,12 @@ def read_progress(checkpoint: Path | None) -> Progress:
     return Progress(**json.loads((checkpoint / MARK_FILE).read_text(encoding="utf-8")))
 
 
-def write_factorized(source: Path, folder: Path, model: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
+def write_factorized(
+    source: Path, folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, progress: Progress
+) -> None:
     """Write the checkpoint `source` into another folder, with another model and its optimizer, in one step.
 
-    Schedule, scaler, random states and the Trainer's own state are taken over, so that training goes on.
+    Scaler, random states and the Trainer's own state are taken over, so that training goes on.
     """
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -81,6 +92,7 @@ def write_factorized(source: Path, folder: Path, model: nn.Module, optimizer: Op
         checkpoint = temporary / source.name
         model.save_pretrained(checkpoint)  # type: ignore[operator]
         torch.save(optimizer.state_dict(), checkpoint / "optimizer.pt")
+        torch.save(scheduler.state_dict(), checkpoint / "scheduler.pt")
         write_progress(checkpoint, progress)
         shutil.rmtree(folder, ignore_errors=True)  # it holds no whole checkpoint
         os.rename(temporary, folder)

@@ -13,21 +13,24 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from inrank.demand import widths_from
+from inrank.demand import ALLOCATIONS as SHARED_OUT
+from inrank.demand import Room, check_budget, widths_from
 from inrank.gpt2.models import parse_size
 from inrank.layers import break_even_rank, check_gain
 from inrank_monitor.demo.text import MIN_VOCABULARY
 from inrank_monitor.runs import local_name
 
-METHODS = ("baseline", "inrank", "inrank-efficient", "fixed-rank", "reference")
+DENSE_FIRST = "dense-then-low-rank"
+METHODS = ("baseline", DENSE_FIRST, "inrank", "inrank-efficient", "fixed-rank", "reference")
 _HELP = {
     "baseline": "dense",
+    DENSE_FIRST: "dense until --factorize-at, then U V of --budget",
     "inrank": "Algorithm 2 to the end",
     "inrank-efficient": "Algorithm 3",
     "fixed-rank": "U V from the start, by an SVD of W0",
     "reference": "what the published code does: no W0, factors at full scale",
 }
-_SMALL = "4x128"  # with the defaults below, all five methods take about four minutes on two cores
+_SMALL = "4x128"  # with the defaults below, all six methods take about five minutes on two cores
 
 WITH_WIDTHS = ("baseline",)  # methods whose MLPs may be narrower
 
@@ -47,6 +50,10 @@ def _what(default: Any, text: str, **keywords: Any) -> Any:
 
 def _rank(default: Any, text: str, **keywords: Any) -> Any:
     return _option(default, "ranks", text, **keywords)
+
+
+def _factors(default: Any, text: str, **keywords: Any) -> Any:
+    return _option(default, DENSE_FIRST, text, **keywords)
 
 
 def _recipe(default: Any, text: str, **keywords: Any) -> Any:
@@ -130,6 +137,20 @@ class TrainOptions:
         metavar="RANK",
     )
 
+    factorize_at: float = _factors(
+        0.25,
+        "share of the steps, or from 1 on the step itself, after which weights become factors: --factorize-at 0.1, "
+        "--factorize-at 100",
+    )
+    budget: float = _factors(0.45, "parameters of all factors, as a share of the MLP weights': --budget 0.15")
+    allocation: str = _factors(
+        "demand",
+        "how the budget is shared out: demand (directions that the loss asks for), uniform (one rank), energy (the "
+        "same share of every weight's norm), loss (by ranks that the loss confirms): --allocation uniform",
+        choices=SHARED_OUT,
+    )
+    factor_lr: float = _factors(1.0, "learning rate of the factors, times --lr: --factor-lr 2")
+
     steps: int | None = _recipe(None, "optimizer steps (default: 400; 100 epochs for small, medium, large)")
     epochs: float | None = _recipe(None, "passes over the text, in place of --steps")
     batch_size: int | None = _recipe(
@@ -179,6 +200,7 @@ class TrainOptions:
             check_gain("match" if self.gain == "match" else float(self.gain))
         except ValueError:
             raise OptionError(f"--gain must be match or a positive number, got {self.gain}") from None
+        self._check_factors()
         for name in ("method", "seed"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -209,6 +231,21 @@ class TrainOptions:
     def widths(self) -> list[int] | None:
         """`d_ff` as numbers, one a block."""
         return None if self.d_ff is None else [int(width) for width in self.d_ff]
+
+    def _check_factors(self) -> None:
+        at = self.factorize_at
+        if not (0 < at < 1 or (1 <= at < math.inf and at == int(at))):
+            raise OptionError(f"--factorize-at must be a share in (0, 1) or a step, got {at:g}")
+        if not 0 < self.factor_lr < math.inf:
+            raise OptionError(f"--factor-lr must be above 0 and finite, got {self.factor_lr}")
+        if self.allocation not in SHARED_OUT:
+            raise OptionError(f"--allocation must be among {', '.join(SHARED_OUT)}, got {self.allocation}")
+        try:
+            check_budget(self.budget)
+            if DENSE_FIRST in self.method:
+                Room(parse_size(self.size).mlp_shapes, self.budget)
+        except ValueError as error:
+            raise OptionError(f"--{error}") from None
 
     def _check_counts(self) -> None:
         counts = ("context", "steps", "phase_steps", "batch_size", "accumulate", "initial_rank", "buffer_rank", "every")

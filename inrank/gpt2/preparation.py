@@ -6,6 +6,7 @@ Nothing is deleted or begun before everything is checked, and nothing deleted bu
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -87,7 +88,7 @@ def prepare(options: TrainOptions) -> list[Planned]:
     for directory in directories if options.overwrite else []:
         _delete(directory)
     write_json(output / OPTIONS_FILE, options.kept())
-    say(options, _describe(options, planned[0].settings, corpus, texts.name))
+    say(options, _describe(options, planned, corpus, texts.name))
     return planned
 
 
@@ -147,7 +148,18 @@ def say(options: TrainOptions, text: str) -> None:
         print(text, flush=True)
 
 
-def _describe(options: TrainOptions, settings: Settings, corpus: Corpus, name: str) -> str:
+def _factors_text(planned: Sequence[Planned]) -> list[str]:
+    for settings in [training.settings for training in planned if training.settings.dense_first][:1]:
+        rate = "" if settings.factor_lr == 1 else f", at {settings.factor_lr:g} times the learning rate"
+        return [
+            f"       {settings.method}: after step {settings.phase_steps} factors of {settings.budget:.3g} of the MLP "
+            f"weights, by {settings.allocation}{rate}"
+        ]
+    return []
+
+
+def _describe(options: TrainOptions, planned: Sequence[Planned], corpus: Corpus, name: str) -> str:
+    settings = planned[0].settings
     size = parse_size(options.size)
     count = parameter_count(size.name, vocabulary=settings.vocabulary, context=settings.context, widths=settings.d_ff)
     narrow = "" if settings.d_ff is None else f", d_ff {' '.join(map(str, settings.d_ff))}"
@@ -158,6 +170,7 @@ def _describe(options: TrainOptions, settings: Settings, corpus: Corpus, name: s
             f"heads {size.heads}, vocabulary {settings.vocabulary}{narrow}",
             f"Steps  {settings.steps} of {settings.effective_batch} × {settings.context} tokens, lr {settings.lr:g}, "
             f"{settings.precision}; T = {settings.phase_steps}, b = {settings.buffer_rank}, α = {settings.threshold:g}",
+            *_factors_text(planned),
             f"Runs   {options.output}; watch them live with: {typed('inrank-monitor', 'dashboard', options.output)}",
             "",
         ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from inrank.gpt2.options import METHODS, OptionError
+from inrank.gpt2.options import DENSE_FIRST, METHODS, OptionError
 from inrank_monitor.runs import write_json
 
 RESULTS_FILE = "results.json"
@@ -23,12 +23,14 @@ _OF_RANKS = (
     *("threshold", "initial_rank", "buffer_rank", "every", "definition"),
     *("gain", "gradient_init", "phase_steps", "rank"),
 )
+_OF_DENSE_FIRST = ("factorize_at", "budget", "allocation", "factor_lr")
 _IDLE = {  # settings that a method does not look at
-    "baseline": _OF_RANKS,
-    "inrank": ("phase_steps", "rank"),
-    "inrank-efficient": ("rank",),
-    "fixed-rank": ("initial_rank", "every", "gradient_init", "phase_steps"),
-    "reference": ("definition", "gain", "gradient_init", "rank"),
+    "baseline": (*_OF_RANKS, *_OF_DENSE_FIRST),
+    DENSE_FIRST: tuple(name for name in _OF_RANKS if name != "gain"),
+    "inrank": ("phase_steps", "rank", *_OF_DENSE_FIRST),
+    "inrank-efficient": ("rank", *_OF_DENSE_FIRST),
+    "fixed-rank": ("initial_rank", "every", "gradient_init", "phase_steps", *_OF_DENSE_FIRST),
+    "reference": ("definition", "gain", "gradient_init", "rank", *_OF_DENSE_FIRST),
 }
 NUMBERS = ("perplexity", "rank", "null_rank", "runtime", "peak_memory", "model_size", "parameters")
 
@@ -42,7 +44,7 @@ class Result:
         seed: of the training.
         perplexity: of the test text, exp of the mean loss a token.
         rank: mean over the MLP matrices.
-        null_rank: mean of what the rule gives noise; None for the dense model.
+        null_rank: mean of what the rule gives noise; None where no rule gave the ranks.
         runtime: seconds of training; tokenization and evaluation are not in it.
         peak_memory: bytes, of the device or (on the CPU) of the process.
         model_size: bytes of the parameters in the precision of the training.

@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from inrank.gpt2.models import PAPER_CONTEXT, PAPER_VOCABULARY, Size, parse_size
-from inrank.gpt2.options import OptionError, TrainOptions, flag_of
+from inrank.gpt2.options import DENSE_FIRST, OptionError, TrainOptions, flag_of
 from inrank.gpt2.text import Corpus
 from inrank.layers import Gain
 from inrank_monitor.ranks import Definition, RankRule, null_rank
 from inrank_monitor.runs import write_json
 
 OPTIONS_FILE = "options.json"
-TWO_PHASES = ("inrank-efficient", "reference")
+TWO_PHASES = (DENSE_FIRST, "inrank-efficient", "reference")
 EFFECTIVE_BATCH = 512  # sequences a step, section 6.3
 _PAPER_LR = {"small": 6e-4, "medium": 1.5e-4, "large": 1.5e-4}  # Table 4
 _PAPER_BATCH = {"small": 8, "medium": 4, "large": 2}
@@ -67,6 +67,10 @@ class Settings:
     definition: Definition
     gain: str
     gradient_init: bool
+    factorize_at: float = 0.25  # these four are not in the options of earlier trainings
+    budget: float = 0.45
+    allocation: str = "demand"
+    factor_lr: float = 1.0
     checkpoint_every: int
     rank: str | None
     ranks: dict[str, int] | None
@@ -84,7 +88,7 @@ class Settings:
 
     @property
     def two_phases(self) -> bool:
-        """Whether ranks grow until T, and the model is plain U V afterwards."""
+        """Whether the model is plain U V after T, and dense or growing before."""
         return self.method in TWO_PHASES
 
     @property
@@ -108,6 +112,11 @@ class Settings:
         if self.method == "reference":
             return 1.0
         return "match" if self.gain == "match" else float(self.gain)
+
+    @property
+    def dense_first(self) -> bool:
+        """Whether the first phase is dense."""
+        return self.method == DENSE_FIRST
 
     def null_ranks(self) -> dict[str, int]:
         """The rank of every MLP matrix to which the same rule grows factors that nobody trains."""
@@ -191,8 +200,11 @@ def settings_for(options: TrainOptions, method: str, seed: int, corpus: Corpus, 
         400 if options.epochs is None and not paper else math.ceil(epoch * (options.epochs or 100))
     )
     phase = options.phase_steps or max(1, min(epoch, steps // 4))
+    if method == DENSE_FIRST:
+        phase = max(1, round(options.factorize_at * (steps if options.factorize_at < 1 else 1)))
     if phase >= steps and method in TWO_PHASES:
-        raise OptionError(f"--phase-steps must be below the {steps} steps of the training, got {phase}")
+        flag = "--factorize-at" if method == DENSE_FIRST else "--phase-steps"
+        raise OptionError(f"{flag} must be below the {steps} steps of the training, got {phase}")
     vocabulary = corpus.vocabulary
     if paper and options.vocabulary is None:
         vocabulary = max(vocabulary, PAPER_VOCABULARY)
@@ -223,6 +235,10 @@ def settings_for(options: TrainOptions, method: str, seed: int, corpus: Corpus, 
         definition=options.definition,  # type: ignore[arg-type]
         gain=options.gain,
         gradient_init=options.gradient_init,
+        factorize_at=options.factorize_at,
+        budget=options.budget,
+        allocation=options.allocation,
+        factor_lr=options.factor_lr,
         checkpoint_every=options.checkpoint_every or min(200, max(1, steps // 20)),
         rank=options.rank,
         ranks=None,

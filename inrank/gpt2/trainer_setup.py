@@ -13,11 +13,12 @@ import torch.distributed as dist
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from inrank.demand import split_off
 from inrank.gpt2.models import TARGETS, build
 from inrank.gpt2.settings import Settings, under_torchrun
 from inrank.gpt2.text import Blocks, Corpus
 from inrank.growth import factorize, initialize_from_gradient, is_distributed, process_number
-from inrank.layers import convert, restore_shapes
+from inrank.layers import convert, layers_of, restore_shapes
 
 
 def training_arguments(settings: Settings, folder: Path, device: str) -> TrainingArguments:
@@ -74,6 +75,13 @@ def make_trainer(
     return trainer
 
 
+def group_factors(trainer: Trainer, rate: float) -> None:
+    """Give the Trainer of a factorized model the parameter groups that `inrank.factorize(factor_lr=rate)` left."""
+    if rate != 1:
+        layers = layers_of(trainer.model)
+        split_off(trainer.create_optimizer(), [each for layer in layers.values() for each in (layer.U, layer.V)], rate)
+
+
 def resumed_model(checkpoint: Path) -> nn.Module:
     """A model of the widths, layers and ranks of a checkpoint; its weights come with `load_weights` or the Trainer."""
     model: nn.Module = GPT2LMHeadModel(GPT2Config.from_pretrained(checkpoint))
@@ -89,7 +97,7 @@ def first_model(settings: Settings, corpus: Corpus, device: torch.device) -> tup
     if settings.method == "fixed-rank":
         convert(model, TARGETS, initial_rank=1, buffer_rank=1, seed=settings.seed)
         factorize(model, ranks=settings.ranks, gain=settings.layer_gain)
-    elif settings.method != "baseline":
+    elif settings.method != "baseline" and not settings.dense_first:
         published = settings.method == "reference"
         convert(
             model,

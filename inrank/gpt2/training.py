@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from inrank.demand import TrainingBatches, factorize
 from inrank.gpt2.checkpoints import (
     Progress,
     drop_torn,
@@ -28,10 +29,12 @@ from inrank.gpt2.checkpoints import (
 )
 from inrank.gpt2.evaluation import mean_loss
 from inrank.gpt2.memory import peak_memory
+from inrank.gpt2.models import TARGETS
 from inrank.gpt2.settings import TWO_PHASES, Settings
 from inrank.gpt2.text import Corpus
 from inrank.gpt2.trainer_setup import (
     first_model,
+    group_factors,
     is_main_process,
     make_trainer,
     on_main_process,
@@ -39,7 +42,6 @@ from inrank.gpt2.trainer_setup import (
     training_arguments,
 )
 from inrank.gpt2.training_callbacks import Clock, Factorized, ProgressLine, StopAt
-from inrank.growth import factorize
 from inrank.growth.trainer_callback import InRankCallback
 from inrank.layers import load_weights
 from inrank_monitor import TrackerCallback
@@ -84,7 +86,8 @@ def train(training: Training) -> tuple[nn.Module, Progress]:
     if not settings.two_phases:
         return _fit(training, training.growing, settings.steps, training.label)
     if last_checkpoint(training.factorized) is None:
-        _fit(training, training.growing, settings.phase_steps, f"{training.label}, growing")
+        phase = "dense" if settings.dense_first else "growing"
+        _fit(training, training.growing, settings.phase_steps, f"{training.label}, {phase}")
         _factorize_checkpoint(training)
     on_main_process(lambda: shutil.rmtree(training.growing, ignore_errors=True))  # of no use any more
     return _fit(training, training.factorized, settings.steps, f"{training.label}, factorized")
@@ -111,6 +114,8 @@ def _fit(training: Training, folder: Path, stop: int, label: str) -> tuple[nn.Mo
     event = Factorized(tracker, first, _factorization_message(training)) if first else None
     callbacks = [tracker, growing, event, StopAt(stop), line, Clock(before)]
     trainer = make_trainer(model, arguments, training.corpus, settings, callbacks)
+    if first and settings.dense_first:
+        group_factors(trainer, settings.factor_lr)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except BaseException as error:  # the Trainer has no hook for that
@@ -138,7 +143,7 @@ def _watch(training: Training) -> TrackerCallback:
 def _growing(training: Training, tracker: TrackerCallback) -> InRankCallback | None:
     """What grows the ranks; a method of two phases stops at T by itself."""
     settings = training.settings
-    if settings.method not in ("inrank", *TWO_PHASES):
+    if settings.dense_first or settings.method not in ("inrank", *TWO_PHASES):
         return None
     return InRankCallback(
         threshold=settings.threshold,
@@ -150,7 +155,7 @@ def _growing(training: Training, tracker: TrackerCallback) -> InRankCallback | N
 
 
 def _factorize_checkpoint(training: Training) -> None:
-    """Algorithm 3, lines 4 to 6, on the checkpoint of step T: its factorized twin begins the second phase."""
+    """On the checkpoint of step T: its factorized twin begins the second phase (Algorithm 3, lines 4 to 6, or ours)."""
     settings = training.settings
     source = last_checkpoint(training.growing)
     assert source is not None
@@ -159,7 +164,9 @@ def _factorize_checkpoint(training: Training) -> None:
     load_weights(model, source)
     trainer = make_trainer(model, arguments, training.corpus, settings, [])  # it groups the optimizer's parameters
     optimizer = trainer.create_optimizer()
-    optimizer.load_state_dict(torch.load(source / "optimizer.pt", map_location="cpu", weights_only=True))
+    scheduler = trainer.create_scheduler(settings.steps, optimizer)
+    for each, file in ((optimizer, "optimizer.pt"), (scheduler, "scheduler.pt")):
+        each.load_state_dict(torch.load(source / file, map_location="cpu", weights_only=True))
     windows = training.corpus.test_windows(settings.context, _LOSS_WINDOWS)
     measuring = 0.0
 
@@ -171,14 +178,19 @@ def _factorize_checkpoint(training: Training) -> None:
         return value
 
     began = time.perf_counter()
-    report = factorize(model, optimizer, gain=settings.layer_gain, loss=loss)
+    options: dict[str, Any] = {}
+    if settings.dense_first:
+        batches = TrainingBatches(trainer.get_train_dataloader(), settings.batch_size, settings.seed)
+        options = {"targets": TARGETS, "budget": settings.budget, "allocation": settings.allocation}
+        options |= {"calibration": batches, "factor_lr": settings.factor_lr, "scheduler": scheduler}
+    report = factorize(model, optimizer, gain=settings.layer_gain, loss=loss, **options)
     before = read_progress(source)
     seconds = before.seconds + time.perf_counter() - began - measuring
     progress = Progress(seconds, max(before.peak_memory, peak_memory(arguments.device)))
 
     def keep() -> None:
         write_json(training.directory / FACTORIZATION_FILE, {"step": settings.phase_steps, **asdict(report)})
-        write_factorized(source, training.factorized, model, optimizer, progress)
+        write_factorized(source, training.factorized, model, optimizer, scheduler, progress)
 
     on_main_process(keep)
     if not training.quiet and is_main_process():

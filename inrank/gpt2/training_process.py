@@ -69,7 +69,7 @@ def _measure(training: Training, model: nn.Module, progress: Progress) -> Result
     settings = training.settings
     loss = mean_loss(model, training.corpus.test_windows(settings.context), settings.batch_size)
     ranks = ranks_of(model)
-    null = settings.null_ranks() if settings.method != "baseline" else None
+    null = None if settings.method == "baseline" or settings.dense_first else settings.null_ranks()
     parameters = parameters_of(model)
     device = next(model.parameters()).device
     return Result(

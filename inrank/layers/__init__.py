@@ -15,7 +15,7 @@ from inrank.layers.feedforward import (
 from inrank.layers.gain import Gain, check_gain, matching_gain
 from inrank.layers.inrank_layers import InRankLinear, LowRankLinear
 from inrank.layers.model_layers import CONFIG_ENTRY, check_whole, growing_layers_of, layers_of, note_ranks
-from inrank.layers.pretrained import from_pretrained, load_weights, restore_layers, restore_shapes
+from inrank.layers.pretrained import from_pretrained, load_weights, low_ranks_in, restore_layers, restore_shapes
 from inrank.layers.targets import KINDS, check_layer, choose_layers, kind_of
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "kind_of",
     "layers_of",
     "load_weights",
+    "low_ranks_in",
     "matching_gain",
     "matrix_of",
     "merge",

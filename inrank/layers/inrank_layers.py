@@ -19,6 +19,8 @@ from torch.nn.functional import linear
 
 from inrank.layers.factored_layer import FactoredLayer, Origin, aligned
 
+LOW_RANK_ENTRIES = 2  # of plain factors, in the place of their weight in a state dict: rank and gain
+
 
 def adds_in_place() -> bool:
     """Whether a layer may write into its own output: not under vmap and its kin, nor where a compiler decides."""

@@ -7,6 +7,7 @@ fails on it, by the entry that each converted layer leaves in the place of its w
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from inrank.layers.convert import convert
 from inrank.layers.feedforward import WIDTHS_ENTRY, keep_first
-from inrank.layers.inrank_layers import InRankLinear
+from inrank.layers.inrank_layers import LOW_RANK_ENTRIES, InRankLinear
 from inrank.layers.model_layers import CONFIG_ENTRY, note_ranks
 from inrank.layers.targets import KINDS
 from inrank_monitor.runs import local_path
@@ -131,6 +132,17 @@ def _own_names(model: nn.Module, entries: dict[str, Tensor]) -> dict[str, Tensor
     names = {id(value): name for name, value in own.items()}
     written = {name: names.get(id(value), name) for name, value in revert_weight_conversion(model, own).items()}
     return {written.get(name, name): value for name, value in entries.items()}
+
+
+def low_ranks_in(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Ranks of the layers of which a state dict holds plain factors, κ U V, by layer name."""
+    names = [name.removesuffix(".U") for name in state if name.endswith(".U") and f"{name[:-1]}V" in state]
+    entries = {name: state.get(f"{name}.weight") for name in names}
+    return {
+        name: state[f"{name}.U"].shape[1]
+        for name, entry in entries.items()
+        if entry is not None and entry.ndim == 1 and len(entry) == LOW_RANK_ENTRIES
+    }
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:

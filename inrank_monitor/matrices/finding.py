@@ -73,6 +73,7 @@ def find_matrices(
     split_parts: bool = True,
     parts: Mapping[str, Parts] | None = None,
     although_frozen: Container[str] = (),
+    became_factors: Container[str] = (),
 ) -> tuple[list[Matrix], Coverage]:
     """The watched matrices of a model in its own order, and the coverage of all its parameters.
 
@@ -87,6 +88,7 @@ def find_matrices(
         parts: what it does not say: glob over the names of weights or layers -> names of equal parts, or names with
             their rows (`{"q": 64, "k": 16, "v": 16}`; rows of one head if every head has its own); None leaves whole.
         although_frozen: names of weights that are watched even if nothing trains them.
+        became_factors: names of weights in whose place there are factors now, and that are watched as they were before.
 
     Raises:
         ValueError: a pattern matches nothing, parts do not fit, no matrix is left, or the model is in FSDP1.
@@ -98,7 +100,7 @@ def find_matrices(
     rows: list[CoverageRow] = []
     seen: dict[int, str] = {}
     foreign = foreign_parameters(model)
-    for weight in named_weights(model):
+    for weight in named_weights(model, became_factors):
         try:
             shape, unreadable = weight.shape(), None
         except Exception as error:  # one odd parameter must not keep the others from being watched

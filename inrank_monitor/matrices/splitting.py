@@ -57,7 +57,9 @@ class Splitting:
         """The parts of a weight of this effective shape; None: it stays whole."""
         if not self._on:
             return None
-        rows, cols = (shape[-2], shape[-1]) if weight.adapter else sides_of(weight.module, shape) or (0, 0)
+        rows, cols = (
+            (shape[-2], shape[-1]) if weight.adapter else sides_of(weight.module, weight.attribute, shape) or (0, 0)
+        )
         module, attribute = weight.module, weight.attribute
         name = weight.name
         if weight.adapter:

@@ -18,6 +18,7 @@ _TABLE = re.compile(
 )
 _GATES = {"LSTM": "ifgo", "LSTMCell": "ifgo", "GRU": "rzn", "GRUCell": "rzn"}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVOLUTION_KINDS = {kind.__name__ for kind in CONVOLUTIONS}
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -30,18 +31,18 @@ def matrices_of(
         label = name if part is None else f"{name}[{part}]"
         return Matrix(label, name, part, kind, rows, cols, module, attribute, block, orient)
 
-    kind = "Embedding of its own" if is_table(attribute, shape) else kind_of(module)
+    kind = "Embedding of its own" if is_table(attribute, shape) else _kind(module, attribute)
 
-    sides = sides_of(module, shape)
+    sides = sides_of(module, attribute, shape)
     if sides is None:
         return []
     rows, cols = sides
     dimension, orient = 0, _as_it_is
     if isinstance(module, TRANSPOSED) and len(shape) > 2:  # stored (in, out, *k)
         return [matrix(rows, cols, _transposed_convolution(int(module.groups)))]
-    if isinstance(module, CONVOLUTIONS) and len(shape) > 2:  # stored (out, in, *k)
+    if _convolves(module, attribute) and len(shape) > 2:  # stored (out, in, *k)
         orient = _flatten
-    elif len(shape) == 2 and _is_turned(module):
+    elif len(shape) == 2 and _is_turned(module, attribute):
         dimension, orient = 1, _transpose
     elif len(shape) == 3 and shape[0] == 1:
         orient = _first_two_as_one
@@ -76,15 +77,15 @@ def _blocks(layout: Layout | None, dimension: int) -> list[tuple[str, Block]]:
     ]
 
 
-def sides_of(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int] | None:
+def sides_of(module: nn.Module, attribute: str, shape: tuple[int, ...]) -> tuple[int, int] | None:
     """Rows and columns that a parameter of this shape has as a matrix, or each matrix of a stack; None: it is none."""
     if isinstance(module, TRANSPOSED) and len(shape) > 2:
         groups = int(module.groups)
         return shape[1] * groups, shape[0] // groups * _product(shape[2:])
-    if isinstance(module, CONVOLUTIONS) and len(shape) > 2:
+    if _convolves(module, attribute) and len(shape) > 2:
         return shape[0], _product(shape[1:])
     if len(shape) == 2:
-        return (shape[1], shape[0]) if _is_turned(module) else (shape[0], shape[1])
+        return (shape[1], shape[0]) if _is_turned(module, attribute) else (shape[0], shape[1])
     return (shape[1], shape[2]) if len(shape) == 3 else None
 
 
@@ -98,8 +99,19 @@ def is_stack(module: nn.Module, shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[0] > 1 and not isinstance(module, (*CONVOLUTIONS, *TRANSPOSED))
 
 
-def _is_turned(module: nn.Module) -> bool:
-    return kind_of(module) == "Conv1D"  # transformers stores (in, out)
+def _is_turned(module: nn.Module, attribute: str) -> bool:
+    return _kind(module, attribute) == "Conv1D"  # transformers stores (in, out)
+
+
+def _convolves(module: nn.Module, attribute: str) -> bool:
+    return isinstance(module, CONVOLUTIONS) or _kind(module, attribute) in _CONVOLUTION_KINDS
+
+
+def _kind(module: nn.Module, attribute: str) -> str:
+    """Class name of the layer, before it became factors where it is watched by the weight that it had."""
+    if attribute == "weight" and hasattr(type(module), "stored_weight"):
+        return str(getattr(module, "origin", kind_of(module)))
+    return kind_of(module)
 
 
 def kind_of(module: nn.Module) -> str:
@@ -110,7 +122,7 @@ def kind_of(module: nn.Module) -> str:
 
 def defined_layout(name: str, module: nn.Module, attribute: str, rows: int, cols: int) -> Layout | None:
     """The parts that torch's own layers and GPT-2's define: gates, q, k and v; None for a weight that has none."""
-    kind = kind_of(module)
+    kind = _kind(module, attribute)
     if kind in _GATES and attribute.startswith(("weight_ih", "weight_hh")):
         return Layout.equal(_GATES[kind], rows)
     if isinstance(module, nn.MultiheadAttention) and attribute == "in_proj_weight":

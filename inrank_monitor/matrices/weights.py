@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -54,8 +54,13 @@ class Weight:
         return tuple(read_parameter(owner, self.attribute).shape)
 
 
-def named_weights(model: nn.Module) -> Iterator[Weight]:
-    """All of a model, in its own order."""
+def named_weights(model: nn.Module, became_factors: Container[str] = ()) -> Iterator[Weight]:
+    """All of a model, in its own order.
+
+    Args:
+        model: unwrapped.
+        became_factors: names of weights that stand for the product of their layer's factors: it had them before.
+    """
     added = added_by_peft(model)
     of_adapters: set[int] = set()
     for prefix, module in model.named_modules():
@@ -68,7 +73,9 @@ def named_weights(model: nn.Module) -> Iterator[Weight]:
             yield Weight(name, adapter, "", adapter.parameters())
         factors = list(module.update_factors()) if isinstance(module, LowRankUpdate) else []
         if factors:
-            yield Weight(clean or type(module).__name__, module, "", factors)
+            was_weight = f"{dot}weight" in became_factors and hasattr(module, "stored_weight")
+            name, attribute = (f"{dot}weight", "weight") if was_weight else (clean or type(module).__name__, "")
+            yield Weight(name, module, attribute, factors)
         for attribute, parametrization in (getattr(module, "parametrizations", None) or {}).items():
             if parameters := list(parametrization.parameters()):
                 yield Weight(f"{dot}{attribute}", module, attribute, parameters)

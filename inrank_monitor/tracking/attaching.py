@@ -18,7 +18,7 @@ from inrank_monitor.ranks import Definition
 from inrank_monitor.runs import RunOptions, local_path
 from inrank_monitor.sinks import Sink, check_sinks, connect_sinks
 from inrank_monitor.tracking.beside import check_beside
-from inrank_monitor.tracking.joining import as_in_run
+from inrank_monitor.tracking.joining import as_in_run, parameters_of_run
 from inrank_monitor.tracking.optimizers import own_steps, unwrap_optimizer
 from inrank_monitor.tracking.pace import now
 from inrank_monitor.tracking.run_start import Resumption, RunStart, start_run
@@ -145,10 +145,11 @@ def attach(
         module.reshard()
     optimizers = _optimizers(optimizer, model)
     training = trained_with(optimizers, config)
-    watched = Watched.of(model, options.selection)
     processes = training_processes(distributed)
     late: list[Matrix] = []
     try:
+        before = processes.on_main(lambda: parameters_of_run(path)) if resume is not False else set()
+        watched = Watched.of(model, options.selection, before)
         if resume is not False and processes.count == 1:
             watched, late = as_in_run(path, watched, options)
         processes.on_main(lambda: connect_sinks(sinks, [matrix.name for matrix in watched.matrices]))

@@ -100,6 +100,13 @@ class Joining:
         started.save()
 
 
+def parameters_of_run(directory: Path) -> set[str]:
+    """Names of the weights that the run in a directory watches, whatever their layers have become; none without one."""
+    if not (directory / RUN_FILE).is_file():
+        return set()
+    return {entry["parameter"] for entry in read_info(directory)["matrices"]}
+
+
 def as_in_run(directory: Path, watched: Watched, options: RunOptions) -> tuple[Watched, list[Matrix]]:
     """The matrices of a run that is taken up, in its order, and apart those of layers that have been unfrozen since.
 
@@ -109,7 +116,10 @@ def as_in_run(directory: Path, watched: Watched, options: RunOptions) -> tuple[W
         return watched, []
     info = read_info(directory)
     joined = {entry["parameter"] for entry in info["matrices"] if "since" in entry}
-    matrices, coverage = find_matrices(watched.model, **options.selection, although_frozen=joined)
+    before = parameters_of_run(directory)
+    matrices, coverage = find_matrices(
+        watched.model, **options.selection, although_frozen=joined, became_factors=before
+    )
     known = {entry["name"]: place for place, entry in enumerate(info["matrices"])}
     frozen = {row["parameter"] for row in info["coverage"] if row["note"] == FROZEN}
     late = [matrix for matrix in matrices if matrix.name not in known and matrix.parameter in frozen]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -33,17 +33,18 @@ class Watched:
     model: nn.Module | None = field(default=None, kw_only=True)
 
     @classmethod
-    def of(cls, model: nn.Module, selection: dict[str, Any]) -> Self:
+    def of(cls, model: nn.Module, selection: dict[str, Any], became_factors: Container[str] = ()) -> Self:
         """The matrices of a model that is there.
 
         Args:
             model: any module; wrappers are looked through.
             selection: `find_matrices`' keywords.
+            became_factors: as for `find_matrices`.
 
         Raises:
             ValueError, TypeError: as `find_matrices`.
         """
-        matrices, coverage = find_matrices(model, **selection)
+        matrices, coverage = find_matrices(model, **selection, became_factors=became_factors)
         inner = unwrap(model)
         sized = [parameter for parameter in inner.parameters() if not isinstance(parameter, UninitializedParameter)]
         size = sum(parameter.numel() for parameter in sized)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.active import untouched
+from helpers.active import gpt2, untouched
 from helpers.dense import Small, image_batches, image_loss, llama, text_batches
 from scipy.linalg import sqrtm
 from torch import nn
@@ -154,3 +154,20 @@ def test_what_calibration_cannot_do_is_said() -> None:
         calibrate({"it": layer}, [lambda: layer(torch.tensor([[float("nan"), 0.0]])).sum()])
     with pytest.raises(TypeError, match="the loss of a calibration batch must be a tensor with a gradient, got float"):
         calibrate({"it": layer}, [lambda: 1.0])
+
+
+def test_gradients_of_many_tokens_survive_half_precision() -> None:
+    """A thousand times smaller than those of the batches here, they would be lost in float16."""
+    model = gpt2(layers=2)
+    layers = {name: model.get_submodule(name) for name in ("transformer.h.0.mlp.c_fc", "transformer.h.1.mlp.c_proj")}
+    found = []
+    for half in (False, True):
+
+        def loss(one: nn.Module, batch: Any, half: bool = half) -> torch.Tensor:
+            with torch.autocast("cpu", torch.float16, enabled=half):
+                return 1e-4 * one(**batch).loss
+
+        found.append(calibrate(layers, losses_of(model, text_batches(), loss, None)))
+    for name in layers:
+        whole, halved = (each[name].outputs for each in found)
+        assert float((whole - halved).norm() / whole.norm()) < 2e-3  # half precision itself

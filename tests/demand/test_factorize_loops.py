@@ -134,3 +134,30 @@ def test_a_run_is_taken_up_across_the_factorization(tmp_path: Any) -> None:
         spectra.append([run.singular_values(f"{name}.weight").to_numpy() for name in MLP])
         assert len(spectra[-1][0]) == 6
     np.testing.assert_array_equal(spectra[0], spectra[1])
+
+
+@pytest.mark.parametrize("targets", ["*.mlp.*", "*.attn.*"])
+def test_a_run_is_taken_up_by_a_model_that_is_factorized_already(targets: str, tmp_path: Any) -> None:
+    """Its layers are watched as the weights that they were: ΔW = κ U V − W0, under the old names, parts and all."""
+    spectra = []
+    for kind in ("whole", "halves"):
+        model, optimizer = trained_gpt2(0)
+        options: dict[str, Any] = {"every": 1, "tensorboard": False, "strict": True}
+        tracker = attach(model, optimizer, tmp_path / kind, **options)
+        for step in range(4):
+            if step == 2:
+                factorize(model, optimizer, targets=targets, budget=0.4, calibration=text_batches(), tracker=tracker)
+            text_step(model, optimizer, step)
+        if kind == "halves":
+            tracker.close("interrupted")
+            tracker = attach(model, optimizer, tmp_path / kind, resume=4, **options)
+        for step in range(4, 6):
+            text_step(model, optimizer, step)
+        tracker.close()
+        run = open_run(tmp_path / kind)
+        assert run.measurements["step"].max() == 6
+        assert not run.problems
+        spectra.append({name: run.singular_values(name).to_numpy() for name in run.matrices.index})
+    assert spectra[0].keys() == spectra[1].keys()
+    for name, values in spectra[0].items():
+        np.testing.assert_array_equal(values, spectra[1][name], err_msg=name)

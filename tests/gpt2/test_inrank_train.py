@@ -1,4 +1,4 @@
-"""`inrank train` and `inrank compare`: five methods, their directories, interruptions and the table."""
+"""`inrank train` and `inrank compare`: all methods, their directories, interruptions and the table."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def interrupt_in(module: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
-    """All five methods, uninterrupted."""
+    """All methods, uninterrupted."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     output = tmp_path_factory.mktemp("trainings") / "whole"
@@ -177,6 +177,13 @@ def test_methods_are_what_they_are_called(whole: Path) -> None:
         assert report["step"] == PHASE
         assert {layer["name"]: layer["rank"] for layer in report["layers"]} == results[method].ranks
         assert results[method].parameters < results["baseline"].parameters
+    dense_first = results["dense-then-low-rank"]
+    assert dense_first.factorization is not None
+    assert dense_first.factorization["step"] == STEPS // 4
+    assert dense_first.null_rank is None
+    saved = results["baseline"].parameters - dense_first.parameters
+    dense = 2 * 16 * 64
+    assert 0.55 * dense <= saved < 0.55 * dense + 80  # a rank costs 80 parameters
     assert results["fixed-rank"].ranks == results["inrank-efficient"].ranks
     assert results["fixed-rank"].parameters == results["inrank-efficient"].parameters
     assert results["inrank"].parameters > results["baseline"].parameters  # W0 and U V
@@ -209,6 +216,9 @@ def test_reference_checks_by_calls_of_forward() -> None:
     ("method", "step"),
     [
         ("baseline", 7),
+        ("dense-then-low-rank", 2),
+        ("dense-then-low-rank", 3),
+        ("dense-then-low-rank", 10),
         ("inrank", 11),
         ("inrank-efficient", 3),
         ("inrank-efficient", PHASE),
@@ -356,6 +366,13 @@ def test_directory_that_holds_a_training_is_refused(whole: Path, text: Path, tmp
         (["--device", "cuda:99"], r"--device must be a device of this machine"),
         (["--device", "cpu", "--precision", "fp16"], r"fp16 needs a CUDA device"),
         (["--phase-steps", "400"], r"--phase-steps must be below the 400 steps"),
+        (["--factorize-at", "0"], r"--factorize-at must be a share in \(0, 1\) or a step, got 0"),
+        (["--factorize-at", "2.5"], r"--factorize-at must be a share in \(0, 1\) or a step, got 2\.5"),
+        (["--factorize-at", "400"], r"--factorize-at must be below the 400 steps"),
+        (["--budget", "1.5"], r"--budget must be a share in \(0, 1\]"),
+        (["--budget", "0.001"], r"--budget 0\.001 is too small"),
+        (["--factor-lr", "-1"], r"--factor-lr must be above 0"),
+        (["--allocation", "fair"], r"invalid choice: 'fair'"),
         (["--batch-size", "999999"], r"at least 999999 blocks of --context 128 tokens"),
         (["--context", "99999999"], r"blocks of --context 99999999 tokens"),
     ],
@@ -463,8 +480,8 @@ def test_compare_prints_the_table_of_what_lies_below(
 ) -> None:
     assert cli.main(["compare", str(whole.parent), str(whole), "--csv", str(tmp_path / "table.csv")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:6]] == list(METHODS)
-    assert lines[6] == ""
+    assert [line.split()[0] for line in lines[1 : 1 + len(METHODS)]] == list(METHODS)
+    assert lines[1 + len(METHODS)] == ""
     rows = (tmp_path / "table.csv").read_text().splitlines()
     assert [float(row.split(",")[1]) for row in rows[1:]] == [result(whole, method).perplexity for method in METHODS]
     assert cli.main(["compare", str(tmp_path)]) == 2
@@ -484,7 +501,7 @@ def command(*arguments: object, torchrun: int = 0) -> list[str]:
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def test_all_five_methods_end_with_the_table(text: Path, tmp_path: Path) -> None:
+def test_all_methods_end_with_the_table(text: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     done = subprocess.run(
         command("train", *FLAGS, "--text", text, "--output", output),
@@ -492,7 +509,7 @@ def test_all_five_methods_end_with_the_table(text: Path, tmp_path: Path) -> None
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     table = done.stdout[done.stdout.rindex("method ") :].splitlines()
-    assert [line.split()[0] for line in table[1:6]] == list(METHODS)
+    assert [line.split()[0] for line in table[1 : 1 + len(METHODS)]] == list(METHODS)
     assert f"inrank-monitor dashboard {output}" in done.stdout
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
@@ -502,7 +519,9 @@ def test_all_five_methods_end_with_the_table(text: Path, tmp_path: Path) -> None
         capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False,
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[:6] == table[:6]  # nothing was trained a second time
+    assert (
+        again.stdout.splitlines()[: 1 + len(METHODS)] == table[: 1 + len(METHODS)]
+    )  # nothing was trained a second time
 
 
 @pytest.mark.parametrize("whom", ["the launcher", "its whole group, as a terminal does"])

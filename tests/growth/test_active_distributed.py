@@ -76,6 +76,14 @@ def test_a_dense_model_is_factorized_by_what_all_processes_see(found: Found) -> 
         torch.testing.assert_close(alone, together, rtol=1e-3, atol=1e-5)
 
 
+def test_settled_ranks_decide_on_all_processes_at_once(found: Found) -> None:
+    one, two = found("settled")
+    assert len(one["when"]) == 1
+    assert 2 < one["when"][0][0] < 18
+    assert one["when"] == two["when"]
+    assert_same_bits(one["weights"], two["weights"])
+
+
 def assert_same_bits(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert one.keys() == two.keys()
     different = [name for name in one if one[name] is not None and not torch.equal(one[name], two[name])]

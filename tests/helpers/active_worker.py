@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW
 
 import inrank
+from inrank_monitor import attach
 
 STEPS, LATER = 22, 6
 
@@ -58,6 +59,26 @@ def dense_first() -> dict[str, Any]:
     found = {"dense": dense, "factorized": factorized, "weights": _copy(model.module), "ranks": report.ranks}
     plan = inrank.plan_widths(gpt2(), batches, 0.5).widths  # of a dense one
     return found | {"losses": (report.loss_before, report.loss_after), "plan": plan}
+
+
+def settled(directory: Path) -> dict[str, Any]:
+    """The ranks that process 0 has measured decide for both; wrapped anew where the step returns a report."""
+    torch.manual_seed(0)
+    model = DistributedDataParallel(gpt2())
+    optimizer = AdamW(model.parameters(), lr=5e-3)
+    batches = [{"input_ids": (each := tokens(10 * dist.get_rank() + place)), "labels": each} for place in range(3)]
+    with attach(model, optimizer, directory / "settled", every=1, tensorboard=False, strict=True) as tracker:
+        moment = inrank.DenseThenLowRank(
+            model.module, optimizer, at=inrank.Settled(within=0.3, latest=0.9), total_steps=20, every=2,
+            tracker=tracker, budget=0.5, calibration=batches, factor_lr=2.0,
+        )  # fmt: skip
+        when = []
+        for step in range(20):
+            _dense_step(model, optimizer, step)
+            if report := moment.step():
+                when.append((step + 1, report.ranks))
+                model = DistributedDataParallel(model.module)
+    return {"when": when, "weights": _copy(model.module)}
 
 
 def _dense_step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -194,6 +215,7 @@ SCENARIOS: dict[str, Callable[[], Any]] = {
     "controller before DDP": controller_before_ddp,
     "factorize wrapped": factorize_wrapped,
     "dense first": dense_first,
+    "settled": lambda: settled(Path(sys.argv[3])),
     "FSDP, factorized": lambda: fsdp(True),
     "FSDP, converted": lambda: fsdp(False),
     "FSDP, errors": fsdp_errors,

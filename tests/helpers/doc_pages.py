@@ -228,7 +228,10 @@ def _training_ranks() -> dict[str, Any]:
 
 
 def _factorizing() -> dict[str, Any]:
+    from transformers import Trainer, TrainingArguments
+
     import inrank
+    from inrank_monitor import TrackerCallback
 
     def build() -> tuple[Any, torch.optim.Optimizer]:
         fresh = gpt2(layers=2)
@@ -236,8 +239,16 @@ def _factorizing() -> dict[str, Any]:
 
     dense, optimizer = build()
     batches = [{"input_ids": each, "labels": each} for each in torch.randint(40, (12, 2, 12))]
+    arguments = TrainingArguments(
+        output_dir="out", max_steps=8, per_device_train_batch_size=2, report_to="none", disable_tqdm=True,
+        use_cpu=True, save_strategy="no",
+    )  # fmt: skip
     return {
         "torch": torch,
+        "Trainer": Trainer,
+        "TrackerCallback": TrackerCallback,
+        "arguments": arguments,
+        "data": [{"input_ids": each["input_ids"][0], "labels": each["labels"][0]} for each in batches],
         "model": build()[0],
         "dense": dense,
         "another": build()[0],
