@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from inrank.gpt2 import options as train_options
-from inrank.gpt2.options import OptionError
+from inrank.gpt2.option_checks import OptionError
 from inrank.reproduction import options as reproduce_options
 from inrank.reproduction.experiment import ExperimentError
 from inrank_monitor import __version__

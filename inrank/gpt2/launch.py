@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from inrank.gpt2.options import OptionError, TrainOptions
+from inrank.gpt2.option_checks import OptionError
+from inrank.gpt2.options import TrainOptions
 from inrank.gpt2.preparation import Planned, has_cuda, prepare, say
 from inrank.gpt2.results import RESULTS_FILE, Result, compare, find_results
 from inrank.gpt2.results_table import table_text

@@ -7,21 +7,16 @@ that out.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from inrank.demand import ALLOCATIONS as SHARED_OUT
-from inrank.demand import Room, check_budget, widths_from
+from inrank.demand import ALLOCATIONS, widths_from
 from inrank.gpt2.models import parse_size
-from inrank.layers import break_even_rank, check_gain
-from inrank_monitor.demo.text import MIN_VOCABULARY
+from inrank.gpt2.option_checks import DENSE_FIRST, METHODS, OptionError, check, check_counts, flag_of
 from inrank_monitor.runs import local_name
 
-DENSE_FIRST = "dense-then-low-rank"
-METHODS = ("baseline", DENSE_FIRST, "inrank", "inrank-efficient", "fixed-rank", "reference")
 _HELP = {
     "baseline": "dense",
     DENSE_FIRST: "dense until --factorize-at, then U V of --budget",
@@ -33,10 +28,6 @@ _HELP = {
 _SMALL = "4x128"  # with the defaults below, all six methods take about five minutes on two cores
 
 WITH_WIDTHS = ("baseline",)  # methods whose MLPs may be narrower
-
-
-class OptionError(ValueError):
-    """Something the user can mend: one line that says what was required and what was got."""
 
 
 def _option(default: Any, group: str, text: str, **keywords: Any) -> Any:
@@ -147,7 +138,7 @@ class TrainOptions:
         "demand",
         "how the budget is shared out: demand (directions that the loss asks for), uniform (one rank), energy (the "
         "same share of every weight's norm), loss (by ranks that the loss confirms): --allocation uniform",
-        choices=SHARED_OUT,
+        choices=ALLOCATIONS,
     )
     factor_lr: float = _factors(1.0, "learning rate of the factors, times --lr: --factor-lr 2")
 
@@ -178,41 +169,18 @@ class TrainOptions:
     quiet: bool = _where(False, "print nothing but errors and the table")
 
     def __post_init__(self) -> None:
-        self._check_counts()
+        check_counts(self)
         try:
             object.__setattr__(self, "output", local_name(self.output, "--output"))
         except ValueError as error:
             raise OptionError(str(error)) from None
         try:
-            width = parse_size(self.size).width
+            parse_size(self.size)
         except ValueError as error:
             raise OptionError(f"--{error}") from None
         if self.d_ff is not None:
             self._settle_widths(self.d_ff)
-        for name, most in (("initial_rank", break_even_rank(4 * width, width)), ("buffer_rank", width)):
-            if (getattr(self, name) or 1) > most:
-                raise OptionError(
-                    f"{flag_of(name)} must be in 1..{most} for --size {self.size}, got {getattr(self, name)}"
-                )
-        if self.rank not in (None, "null") and not (self.rank.isdecimal() and 1 <= int(self.rank) <= width):
-            raise OptionError(f"--rank must be null or in 1..{width} for --size {self.size}, got {self.rank}")
-        try:
-            check_gain("match" if self.gain == "match" else float(self.gain))
-        except ValueError:
-            raise OptionError(f"--gain must be match or a positive number, got {self.gain}") from None
-        self._check_factors()
-        for name in ("method", "seed"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise OptionError(f"--{name} must name each of its values once, got {' '.join(map(str, values))}")
-        if unknown := [name for name in self.method if name not in METHODS]:
-            raise OptionError(f"--method must be among {', '.join(METHODS)}, got {unknown[0]}")
-        if self.tokenizer is not None and self.vocabulary is not None:
-            raise OptionError("--tokenizer brings its own vocabulary; give it or --vocabulary")
-        if self.steps is not None and self.epochs is not None:
-            raise OptionError("give --steps or --epochs, not both")
-        if self.resume and self.overwrite:
-            raise OptionError("--resume goes on with a training and --overwrite deletes it; give one of them")
+        check(self)
 
     def _settle_widths(self, given: tuple[str, ...]) -> None:
         """Put numbers, one a block, in the place of a file or of one number: a resumption needs no file."""
@@ -232,41 +200,6 @@ class TrainOptions:
         """`d_ff` as numbers, one a block."""
         return None if self.d_ff is None else [int(width) for width in self.d_ff]
 
-    def _check_factors(self) -> None:
-        at = self.factorize_at
-        if not (0 < at < 1 or (1 <= at < math.inf and at == int(at))):
-            raise OptionError(f"--factorize-at must be a share in (0, 1) or a step, got {at:g}")
-        if not 0 < self.factor_lr < math.inf:
-            raise OptionError(f"--factor-lr must be above 0 and finite, got {self.factor_lr}")
-        if self.allocation not in SHARED_OUT:
-            raise OptionError(f"--allocation must be among {', '.join(SHARED_OUT)}, got {self.allocation}")
-        try:
-            check_budget(self.budget)
-            if DENSE_FIRST in self.method:
-                Room(parse_size(self.size).mlp_shapes, self.budget)
-        except ValueError as error:
-            raise OptionError(f"--{error}") from None
-
-    def _check_counts(self) -> None:
-        counts = ("context", "steps", "phase_steps", "batch_size", "accumulate", "initial_rank", "buffer_rank", "every")
-        lowest = {"vocabulary": MIN_VOCABULARY, "checkpoint_every": 1} | dict.fromkeys(counts, 1) | {"context": 2}
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise OptionError(f"{flag_of(name)} must be at least {least}, got {value}")
-        if min(self.seed, default=0) < 0:
-            raise OptionError(f"--seed must be at least 0, got {min(self.seed)}")
-        for name in ("lr", "epochs"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise OptionError(f"--{name} must be above 0 and finite, got {value}")
-        if not 0 < self.threshold <= 1:
-            raise OptionError(f"--threshold must be above 0 and at most 1, got {self.threshold}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise OptionError(f"--weight-decay must be at least 0 and finite, got {self.weight_decay}")
-        if not 0 <= self.warmup < 1:
-            raise OptionError(f"--warmup must be at least 0 and below 1, got {self.warmup}")
-
     def kept(self) -> dict[str, Any]:
         """The options that a resumption takes up, files by absolute path; JSON."""
         once = ("output", "device", "resume", "overwrite", "quiet")
@@ -282,11 +215,6 @@ class TrainOptions:
         names = {option.name for option in fields(cls)}
         chosen: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items() if n in names}
         return cls(**chosen)
-
-
-def flag_of(name: str) -> str:
-    """The command-line option of a field."""
-    return f"--{name.replace('_', '-')}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from inrank.gpt2.models import parameter_count, parse_size
-from inrank.gpt2.options import OptionError, TrainOptions
+from inrank.gpt2.option_checks import OptionError
+from inrank.gpt2.options import TrainOptions
 from inrank.gpt2.results import RESULTS_FILE
 from inrank.gpt2.settings import OPTIONS_FILE, Settings, bpe_vocabulary, settings_for
 from inrank.gpt2.text import Corpus, make_corpus, read_texts

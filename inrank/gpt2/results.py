@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from inrank.gpt2.options import DENSE_FIRST, METHODS, OptionError
+from inrank.gpt2.option_checks import DENSE_FIRST, METHODS, OptionError
 from inrank_monitor.runs import write_json
 
 RESULTS_FILE = "results.json"

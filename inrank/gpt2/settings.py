@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from inrank.gpt2.models import PAPER_CONTEXT, PAPER_VOCABULARY, Size, parse_size
-from inrank.gpt2.options import DENSE_FIRST, OptionError, TrainOptions, flag_of
+from inrank.gpt2.option_checks import DENSE_FIRST, OptionError, flag_of
+from inrank.gpt2.options import TrainOptions
 from inrank.gpt2.text import Corpus
 from inrank.layers import Gain
 from inrank_monitor.ranks import Definition, RankRule, null_rank

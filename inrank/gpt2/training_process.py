@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run_training(options.directory, options.device, quiet=options.quiet)
     except ValueError as error:
-        from inrank.gpt2.options import OptionError
+        from inrank.gpt2.option_checks import OptionError
         from inrank_monitor.demo.text import DemoError
 
         if not isinstance(error, OptionError | DemoError):

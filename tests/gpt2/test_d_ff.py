@@ -17,7 +17,8 @@ from inrank import plan_widths
 from inrank.gpt2.evaluation import mean_loss
 from inrank.gpt2.launch import start
 from inrank.gpt2.models import build, parameter_count, parse_size
-from inrank.gpt2.options import OptionError, TrainOptions
+from inrank.gpt2.option_checks import OptionError
+from inrank.gpt2.options import TrainOptions
 from inrank.gpt2.preparation import prepare
 from inrank.gpt2.results import Result, compare
 from inrank.gpt2.results_table import table_text

@@ -33,7 +33,8 @@ from inrank.gpt2.checkpoints import MARK_FILE, last_checkpoint, read_progress
 from inrank.gpt2.evaluation import mean_loss
 from inrank.gpt2.launch import start
 from inrank.gpt2.models import build, parse_size
-from inrank.gpt2.options import METHODS, OptionError, TrainOptions
+from inrank.gpt2.option_checks import METHODS, OptionError
+from inrank.gpt2.options import TrainOptions
 from inrank.gpt2.preparation import prepare
 from inrank.gpt2.results import Result, find_results
 from inrank.gpt2.settings import Settings
