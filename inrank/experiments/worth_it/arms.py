@@ -26,7 +26,7 @@ class Arm:
             multiply-adds of `low-rank` at this budget.
         allocation: by which ranks or widths are shared out.
         after: share of the steps after which the model, or the MLPs' learning rate, changes.
-        factor_rate: learning rate of the MLP weights, or of the factors in their place, from then on, times the others'.
+        factor_rate: learning rate of the MLP weights, or of factors in their place, from then on, times the others'.
     """
 
     kind: Kind

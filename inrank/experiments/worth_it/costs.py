@@ -1,8 +1,8 @@
 """What a training costs: multiply-adds, counted from the operations that run, and seconds.
 
 A step is counted by torch's own FlopCounterMode when it is the first of its kind, that is at the start and after each
-change of the model's shapes; every other step costs the same. What calibration and decompositions cost is added, so that
-a method is charged for what it asks before it saves.
+change of the model's shapes; every other step costs the same. What calibration and decompositions cost is added, so
+that a method is charged for what it asks before it saves.
 
 References:
     Golub and Van Loan 2013, Matrix computations, section 8.6.3 (SVD), 4.2.5 (Cholesky): their flops, halved.
@@ -49,7 +49,7 @@ class Meter:
         """Multiply-adds of one step, which is made and not charged."""
         with FlopCounterMode(display=False) as counter:
             step()
-        return counter.get_total_flops() / 2
+        return float(counter.get_total_flops()) / 2
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -78,7 +78,7 @@ class Meter:
         return time.perf_counter()
 
     def batch_loss(self, model: nn.Module, tokens: Tensor) -> Tensor:
-        """The loss of a batch outside the steps, for calibration: a third of a step, the whole of one with gradients."""
+        """The loss of a batch outside the steps, for calibration: a third of a step, with gradients a whole one."""
         assert self._step is not None, "calibration comes after a step"
         self.multiply_adds += self._step if torch.is_grad_enabled() else self._step / 3
         return next_token_loss(model, tokens)

@@ -84,7 +84,7 @@ class Seed:
 
     def _training(self, arm: Arm, rate: float | None, rates_from: tuple[str, ...]) -> Training:
         scale = SCALES[self.request.scale]
-        needs = {"widths_from": None, "as_cheap_as": None}
+        needs: dict[str, str | None] = {"widths_from": None, "as_cheap_as": None}
         if arm.kind == "narrow" and arm.allocation == "demand":
             needs["widths_from"] = self.widths.name
         if arm.is_cheaper_dense:

@@ -72,7 +72,7 @@ def _fit(method: Method, data: Data, rate: float, runs: Path) -> int:
     """AdamW for all steps; how many they were."""
     model, settings, meter = method.model, method.settings, method.meter
     order = torch.Generator("cpu").manual_seed(settings["seed"])
-    steps = settings["steps"]
+    steps = int(settings["steps"])
     if settings["as_cheap_as"]:
         cost = meter.cost_of(lambda: backward(model, batch_of(data, settings, torch.Generator("cpu"))))
         steps = max(1, round(_numbers(runs, settings["as_cheap_as"])["multiply_adds"] / cost))
