@@ -50,7 +50,7 @@ def budgets(request: Request) -> tuple[float, ...]:
 
 def arms_of(request: Request) -> list[Arm]:
     """Of a scale, those first on which most depends."""
-    return arms(budgets(request), whole=request.scale != "tiny")
+    return arms(budgets(request), whole=request.scale in ("small", "paper"))
 
 
 @dataclass(frozen=True)
