@@ -91,10 +91,11 @@ def _corpus(tokens: int) -> Corpus:
 
 
 def test_no_batch_reaches_into_the_validation_part_and_each_of_its_tokens_is_predicted_once() -> None:
-    settings = {"context": 8, "validation_tokens": 33, "test_tokens": 64, "batch": 500}
+    settings = {"context": 8, "validation_tokens": 33, "test_tokens": 64, "batch": 5000}
     data = data_of(_corpus(200), settings)
     seen = batch_of(data, settings, torch.Generator().manual_seed(0))
-    assert (int(seen.min()), int(seen.max())) == (0, 166)
+    assert (int(seen.min()), int(seen.max())) == (0, 165)
+    assert data.train.tolist() == list(range(167))
     assert data.validation[:, 1:].flatten().tolist() == list(range(168, 200))
     assert data.test[:, 1:].flatten().tolist() == list(range(1, 65))
 
