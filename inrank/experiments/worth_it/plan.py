@@ -26,7 +26,14 @@ SCALES: dict[str, dict[str, Any]] = {
         **{"validation_tokens": 8000, "test_tokens": 8000, "calibration_batches": 8, "every": 20},
     },
     "small": {
-        **{"size": "4x256", "vocabulary": 2048, "context": 64, "batch": 8, "steps": 200, "rates": (1e-3, 2e-3, 4e-3)},
+        **{
+            "size": "4x256",
+            "vocabulary": 2048,
+            "context": 64,
+            "batch": 8,
+            "steps": 200,
+            "rates": (5e-4, 1e-3, 2e-3, 4e-3),
+        },
         **{"validation_tokens": 12_000, "test_tokens": 20_000, "calibration_batches": 8, "every": 20},
     },
     "paper": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from statistics import fmean
 
 from inrank.experiments.gpt2.rows import against, percent, shares
@@ -11,6 +12,7 @@ from inrank.experiments.worth_it.claims import claims
 from inrank.experiments.worth_it.measured import Measured, Row
 from inrank.experiments.worth_it.plan import SCALES, budgets, trainings
 from inrank.gpt2.results_table import size, thousands
+from inrank.gpt2.text import WIKITEXT
 from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcomes, Request, Table
 from inrank.reproduction.verdicts import spread
 from inrank_monitor.figures import category, new_figure
@@ -49,13 +51,13 @@ def _reading(measured: Measured) -> str:
             "dense for as many multiply-adds": cheaper_dense(budget),
         }
         found = [f"{name} {_difference(measured, arm, best)}" for name, arm in rivals.items() if arm in measured]
-        parts.append(f"at {budget:.0%}: {', '.join(found) or 'nothing trained'}")
+        parts.append(f"At {budget:.0%}: {', '.join(found) or 'nothing trained'}")
     whole = measured.rows[best].perplexity()
     steps, tokens = (SCALES[measured.request.scale][name] for name in ("steps", "context"))
     batch = SCALES[measured.request.scale]["batch"]
     return (
         f"Perplexity against the best dense arm ({best.label}: {whole.text}), after {steps:,} steps of {batch} × "
-        f"{tokens} tokens, by share of the MLP weights that is left. {'; '.join(parts).capitalize()}."
+        f"{tokens} tokens, by share of the MLP weights that is left. {'. '.join(parts)}."
     )
 
 
@@ -76,7 +78,7 @@ def _table(measured: Measured) -> Table:
         relative = f"{cost / fmean(dense.values('multiply_adds')):.2f}" if dense else f"{cost:.3g}"
         lines.append(
             [
-                *(row.arm.label, budget, row.perplexity().text, beside, str(len(row.by_seed)), f"{row.rate:g}"),
+                *(row.arm.label, budget, row.perplexity().text, beside, str(len(row.by_seed)), _rate(measured, row)),
                 *(thousands(fmean(row.values("parameters"))), f"{fmean(row.values('mlp_share')):.3f}", relative),
                 *(spread(row.values("seconds"), ".0f"), size(fmean(row.values("memory")))),
             ]
@@ -87,11 +89,26 @@ def _table(measured: Measured) -> Table:
     note = (
         "PPL on the test part; mean ± standard deviation over seeds. Against dense: paired by seed; lower, higher: the "
         "95 % interval leaves zero out. Rate: the best on the validation part with the first seed, which is among "
-        "those shown. MLP weights: the share that is left, W0 of InRank counted. Multiply-adds of the whole training "
+        "those shown; in brackets how many of the planned rates were tried, where not all were. MLP weights: the share that is left, W0 of InRank counted. Multiply-adds of the whole training "
         "over dense's, calibration, decompositions and the training that widths are planned on included. Seconds: "
-        f"{seconds}. Memory: {'of the process, libraries included' if on_cpu else 'of the device'}, at its peak."
+        f"{seconds}. Memory: {'of the process, libraries included' if on_cpu else 'of the device'}, at its peak. "
+        f"Text: {_text(measured.request)}."
     )
     return Table("All arms", (*heads, "seconds", "memory"), lines, note)
+
+
+def _rate(measured: Measured, row: Row) -> str:
+    """The best rate, and how many were tried where some were not."""
+    left = measured.rates_left(row.arm)
+    return f"{row.rate:g}" + (f" ({len(row.by_rate)} of {len(row.by_rate) + left})" if left else "")
+
+
+def _text(request: Request) -> str:
+    """What is trained and tested on, by the names of the files."""
+    if not request.text:
+        return WIKITEXT if request.scale == "paper" else "Python's own help texts"
+    names = ", ".join(Path(path).name for path in request.text)
+    return f"{names}, tested on {Path(request.test_text).name if request.test_text else 'its last tenth'}"
 
 
 def _rates(measured: Measured) -> Table:
