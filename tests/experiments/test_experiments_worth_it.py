@@ -273,8 +273,23 @@ def test_few_results_are_judged_as_far_as_they_go(tmp_path: Path) -> None:
     assert near.ours.count("(-0.5%)") == 1
     assert [row[5] for row in findings.tables[0].rows] == ["0.004 (2 of 3)"] * 2
     assert "one seed" in near.why
-    assert "dense: 1 rates not tried" in near.why
+    assert near.why.endswith("by 2 of 3 learning rates, those that both have")
     assert any(statement.why.startswith("not trained: ") for statement in findings.statements)
+
+
+def test_an_arm_is_never_beside_the_best_of_more_rates_than_its_own(tmp_path: Path) -> None:
+    """Dense is best at its second rate, at which low rank is not trained yet: both are taken at the first."""
+    request = _request(tmp_path, "tiny", (0,))
+    outcomes = {}
+    for arm, perplexities in ((DENSE, (120.0, 100.0)), (low_rank(0.15), (126.0,))):
+        for one, perplexity in zip(Seed(request, 0).trainings(arm), perplexities, strict=False):
+            loss = math.log(perplexity)
+            outcomes[one.name] = Outcome(one, tmp_path, _numbers(arm, loss, loss, one.settings["rate"]), 1.0)
+    findings = EXPERIMENT.analyse(request, outcomes)
+    rows = {row[0]: row for row in findings.tables[0].rows}
+    assert rows["dense"][2] == "100"
+    assert rows[low_rank(0.15).label][3] == "+5.0 % (one seed), 1 of 3 rates"
+    assert "low rank by demand +5.0 % (1 seed, 1 of 3 rates)" in findings.reading
 
 
 def test_without_dense_training_nothing_is_said_of_it(tmp_path: Path) -> None:

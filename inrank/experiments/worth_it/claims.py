@@ -52,6 +52,11 @@ def _judge(measured: Measured, claim: str, first: Arm, second: Arm, verdict: Cal
     """By the seeds that both arms have; a rate that is still to be tried is said."""
     if missing := [arm.label for arm in (first, second) if arm not in measured]:
         return not_tested(claim, f"not trained: {'; '.join(missing)}")
-    found = verdict(claim, *measured.pair(first, second))
-    notes = [f"{arm.label}: {left} rates not tried" for arm in (first, second) if (left := measured.rates_left(arm))]
-    return replace(found, why="; ".join([found.why, *notes])) if notes else found
+    common, planned = measured.common_rates(first, second), len(measured.rates)
+    samples = measured.pair(first, second)
+    if not samples[0].values:
+        return not_tested(claim, "the two were not trained at one learning rate yet")
+    found = verdict(claim, *samples)
+    if len(common) == planned:
+        return found
+    return replace(found, why=f"{found.why}; by {len(common)} of {planned} learning rates, those that both have")

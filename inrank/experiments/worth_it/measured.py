@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -20,17 +20,17 @@ class Row:
     Attributes:
         arm: which.
         by_seed: its finished training of each seed; of the first seed that at the best rate.
-        by_rate: loss on the validation part of the first seed, by learning rate.
+        by_rate: the first seed's finished trainings by learning rate.
     """
 
     arm: Arm
     by_seed: Mapping[int, Outcome]
-    by_rate: Mapping[float, float]
+    by_rate: Mapping[float, Outcome]
 
     @property
     def rate(self) -> float:
         """The best."""
-        return min(self.by_rate, key=self.by_rate.__getitem__)
+        return best_rate(self.by_rate)
 
     def values(self, name: str) -> list[float]:
         """A number of `training.train`, a seed each."""
@@ -63,14 +63,30 @@ class Measured:
         return arm in self.rows
 
     def pair(self, first: Arm, second: Arm) -> tuple[Sample, Sample]:
-        """Perplexities of the seeds that both have."""
-        rows = self.rows[first], self.rows[second]
-        seeds = [seed for seed in rows[0].by_seed if seed in rows[1].by_seed]
-        one, other = (
-            Sample(row.arm.label, [math.exp(row.by_seed[seed].numbers["loss"]) for seed in seeds], ".4g")
-            for row in rows
-        )
-        return one, other
+        """Perplexities of the seeds that both have; of the first seed, each at its best of the rates that both have.
+
+        So an arm that was tried at one rate only is not beside another's best of four.
+        """
+        one, other = (self._among(arm, self.common_rates(first, second)) for arm in (first, second))
+        seeds = [seed for seed in one if seed in other]
+        samples = [
+            Sample(arm.label, [math.exp(found[seed].numbers["loss"]) for seed in seeds], ".4g")
+            for arm, found in ((first, one), (second, other))
+        ]
+        return samples[0], samples[1]
+
+    def common_rates(self, first: Arm, second: Arm) -> list[float]:
+        """At which the first seed of both is finished."""
+        return [rate for rate in self.rows[first].by_rate if rate in self.rows[second].by_rate]
+
+    def _among(self, arm: Arm, rates: Sequence[float]) -> dict[int, Outcome]:
+        """By seed, the first one at the best of some rates; it is missing where there are none."""
+        row, (first, *_) = self.rows[arm], self.request.seeds
+        found = dict(row.by_seed)
+        tried = {rate: row.by_rate[rate] for rate in rates}
+        if not tried:
+            return {seed: outcome for seed, outcome in found.items() if seed != first}
+        return found | {first: tried[best_rate(tried)]}
 
     @property
     def best_dense(self) -> Arm | None:
@@ -85,20 +101,26 @@ class Measured:
 
         return min(there, key=loss)
 
-    def rates_left(self, arm: Arm) -> int:
-        """How many learning rates the arm has not been trained at."""
-        return len(SCALES[self.request.scale]["rates"]) - len(self.rows[arm].by_rate)
+    @property
+    def rates(self) -> Sequence[float]:
+        """At which each arm is to be trained."""
+        return tuple(SCALES[self.request.scale]["rates"])
 
 
 def _row(request: Request, outcomes: Outcomes, arm: Arm) -> Row | None:
     first, *others = (Seed(request, seed) for seed in request.seeds)
-    tried = [outcomes[one.name] for one in first.trainings(arm) if one.name in outcomes]
-    if not tried:
+    there = [outcomes[one.name] for one in first.trainings(arm) if one.name in outcomes]
+    if not there:
         return None
-    best = min(tried, key=lambda outcome: outcome.numbers["validation"])
+    tried = {float(one.numbers["rate"]): one for one in there}
     later = {seed.seed: outcomes.get(seed.trainings(arm)[0].name) for seed in others}
     return Row(
         arm,
-        {first.seed: best} | {seed: outcome for seed, outcome in later.items() if outcome is not None},
-        {float(one.numbers["rate"]): float(one.numbers["validation"]) for one in tried},
+        {first.seed: tried[best_rate(tried)]} | {seed: one for seed, one in later.items() if one is not None},
+        tried,
     )
+
+
+def best_rate(tried: Mapping[float, Outcome]) -> float:
+    """That of the lowest loss on the validation part."""
+    return min(tried, key=lambda rate: tried[rate].numbers["validation"])
