@@ -43,10 +43,10 @@ def arms_table(measured: Measured) -> Table:
     note = (
         "PPL on the test part; mean ± standard deviation over seeds. Against dense: paired by seed; lower, higher: the "
         "95 % interval leaves zero out; where sweeps are not finished, each at its best of the rates that both have. "
-        "Rate: the best on the validation part with the first seed, which is among those shown; in brackets how many of "
-        "the planned rates were tried, where not all were. MLP weights: the share that is left, W0 of InRank counted. "
-        "Multiply-adds of the whole training over dense's, calibration, decompositions and the training that widths are "
-        "planned on included. Seconds: "
+        "Rate: the best on the validation part with the first seed, which is among those shown; in brackets how many "
+        "of the planned rates were tried, where not all were. MLP weights: the share that is left, W0 of InRank "
+        "counted. Multiply-adds of the whole training over dense's, calibration, decompositions and the training that "
+        "widths are planned on included. Seconds: "
         f"{seconds}. Memory: {'of the process, libraries included' if on_cpu else 'of the device'}, at its peak. "
         f"Text: {_text(measured.request)}."
     )
