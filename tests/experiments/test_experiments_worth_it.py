@@ -33,7 +33,7 @@ from inrank.experiments.worth_it.plan import SCALES, Seed, arms_of, budgets, tra
 from inrank.experiments.worth_it.training import chosen_rate, train
 from inrank.experiments.worth_it.worth_it import EXPERIMENTS
 from inrank.gpt2.text import Corpus
-from inrank.reproduction.experiment import Findings, Outcome, Request, Training
+from inrank.reproduction.experiment import ExperimentError, Findings, Outcome, Request, Training
 from inrank.reproduction.pool import FINISHED_FILE, Pool, unique
 
 EXPERIMENT = EXPERIMENTS["worth-it"]
@@ -46,13 +46,18 @@ def _request(out: Path, scale: str = "smoke", seeds: tuple[int, ...] = (0, 1)) -
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_training_has_a_name_of_its_own_and_settings_that_are_json(scale: str, tmp_path: Path) -> None:
-    found = trainings(_request(tmp_path, scale))
+    found = trainings(replace(_request(tmp_path, scale), device="cuda" if scale == "paper" else "cpu"))
     assert len(unique(found)) == len(found)
     names = {one.name for one in found}
     for one in found:
         assert json.loads(json.dumps(dict(one.settings))) == one.settings | {"text": list(one.settings["text"])}
         assert set(one.after) <= names
         assert Arm.of(json.loads(json.dumps(one.settings["arm"]))).settings == one.settings["arm"]
+
+
+def test_the_papers_size_is_refused_without_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="needs a GPU: --device cuda"):
+        trainings(_request(tmp_path, "paper"))
 
 
 def test_the_whole_table_is_trained_at_small(tmp_path: Path) -> None:

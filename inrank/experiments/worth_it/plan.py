@@ -14,7 +14,7 @@ from inrank.experiments.corpus import text_settings
 from inrank.experiments.worth_it.arms import BUDGETS, WIDTHS, Arm, arms, low_rank
 from inrank.experiments.worth_it.training import train
 from inrank.gpt2.models import parse_size
-from inrank.reproduction.experiment import Request, Training
+from inrank.reproduction.experiment import ExperimentError, Request, Training
 
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
@@ -37,7 +37,7 @@ SCALES: dict[str, dict[str, Any]] = {
         **{"validation_tokens": 12_000, "test_tokens": 20_000, "calibration_batches": 8, "every": 20},
     },
     "paper": {
-        **{"size": "small", "vocabulary": 50_257, "context": 1024, "batch": 32, "steps": 20_000},
+        **{"size": "small", "vocabulary": 50_257, "context": 1024, "batch": 16, "steps": 20_000},
         **{"rates": (3e-4, 6e-4, 1.2e-3, 2.4e-3), "validation_tokens": 250_000, "test_tokens": 250_000},
         **{"calibration_batches": 24, "every": 500},
     },
@@ -110,7 +110,15 @@ class Seed:
 
 
 def trainings(request: Request) -> Sequence[Training]:
-    """All of them, the first seed's first."""
+    """All of them, the first seed's first.
+
+    Raises:
+        ExperimentError: the paper's size was asked for without a GPU.
+    """
+    if request.scale == "paper" and request.device == "cpu":
+        raise ExperimentError(
+            "worth-it at scale paper trains GPT-2 small and needs a GPU: --device cuda, or --scale small"
+        )
     found = [Seed(request, seed).widths for seed in request.seeds]
     return found + [
         one for seed in request.seeds for arm in arms_of(request) for one in Seed(request, seed).trainings(arm)
