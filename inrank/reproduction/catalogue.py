@@ -34,6 +34,7 @@ _PAPERS = {
 _OURS = {
     "rank-by-loss": "loss_ranks.rank_by_loss",
     "advice": "advice.advice",
+    "worth-it": "worth_it.worth_it",
 }
 _MODULES = _PAPERS | _OURS
 ALIASES = {"figure-2": "theorem-2"}

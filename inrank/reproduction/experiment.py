@@ -198,6 +198,8 @@ class Experiment:
         paper: what the paper shows there, in our words: one or two sentences.
         trainings: what must be trained; none where nothing is.
         analyse: looks at the finished trainings.
+        partial: whether it can say something when only some of them are finished (`--finished`).
+        watched: whether its trainings leave runs for the dashboard, or only their numbers.
     """
 
     name: str
@@ -205,6 +207,8 @@ class Experiment:
     paper: str
     trainings: Callable[[Request], Sequence[Training]]
     analyse: Callable[[Request, Outcomes], Findings]
+    partial: bool = False
+    watched: bool = True
 
 
 def nothing_to_train(request: Request) -> Sequence[Training]:

@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the table of all results there too, as Markdown (as docs/reproduction.md)",
     )
+    parser.add_argument(
+        "--finished",
+        action="store_true",
+        help="train nothing: write the pages of what is trained so far, of experiments that take hours (worth-it)",
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
 
@@ -55,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.all == bool(options.names):
         raise ExperimentError("give the NAME of an experiment, several of them, or --all; --list shows what there is")
-    from inrank.reproduction.reproduce import reproduce
+    from inrank.reproduction.reproduce import reproduce, write_finished
 
     request = _request(options)
     names = OF_PAPER if options.all else options.names
@@ -63,6 +68,8 @@ def run(options: argparse.Namespace) -> int:
     document_file = Path(options.document) if options.document else None
     if document_file is not None and not document_file.parent.is_dir():
         raise ExperimentError(f"--document must be a file in a directory that exists, got {options.document}")
+    if options.finished:
+        return write_finished(request, names, quiet=options.quiet, document_file=document_file)
     return reproduce(request, names, jobs=jobs, quiet=options.quiet, document_file=document_file)
 
 

@@ -32,7 +32,7 @@ def experiment_page(results: Mapping[str, Any], figures: Sequence[Figure]) -> st
         _statements(results["statements"]),
         *(_figure(one, store) for one in figures),
         *(_table(table) for table in results["tables"]),
-        _runs(results["runs"]),
+        _runs(results["runs"], watched=results.get("watched", True)),
         _footer(),
     ]
     return html_document(f"{results['experiment']} reproduced", "\n".join(part for part in parts if part), store)
@@ -80,8 +80,10 @@ def _contents(every: Sequence[Mapping[str, Any]]) -> str:
 
 def conditions(results: Mapping[str, Any]) -> str:
     """Scale, seeds, machine: on what the numbers stand."""
-    seeds = len(results["seeds"])
-    trained = f"{len(results['runs'])} trainings, {seeds} seed{'s' * (seeds > 1)}" if results["runs"] else "computed"
+    seeds, count = len(results["seeds"]), len(results["runs"])
+    planned = results.get("planned", count)
+    part = f"{count} of {planned} trainings, up to" if count < planned else f"{count} trainings,"
+    trained = f"{part} {seeds} seed{'s' * (seeds > 1)}" if count else "computed"
     return f"scale {results['scale']} · {trained} · {results['seconds']:.0f} s of work · {results['machine']}"
 
 
@@ -118,14 +120,14 @@ def _is_number(cell: str) -> bool:
     return not cell or cell[0].isdigit() or cell[0] in "+-−–<"
 
 
-def _runs(names: Sequence[str]) -> str:
+def _runs(names: Sequence[str], *, watched: bool) -> str:
     if not names:
         return ""
     listed = ", ".join(map(escape, names))
+    what = "<code>inrank-monitor dashboard runs</code> opens them" if watched else "each has its training's numbers"
     return (
         f"<h2>Runs</h2><details><summary>{len(names)} run directories</summary><p>{listed}</p></details>"
-        '<p class="caption">They lie in <code>runs</code> beside this page\'s folder: '
-        "<code>inrank-monitor dashboard runs</code> opens them.</p>"
+        f'<p class="caption">They lie in <code>runs</code> beside this page\'s folder: {what}.</p>'
     )
 
 

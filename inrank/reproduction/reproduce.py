@@ -30,7 +30,7 @@ from inrank.reproduction.catalogue import NAMES, experiments
 from inrank.reproduction.document import document
 from inrank.reproduction.experiment import Experiment, ExperimentError, Figure, Findings, Outcomes, Request
 from inrank.reproduction.pages import collecting_page, experiment_page, verdict_counts
-from inrank.reproduction.pool import Pool
+from inrank.reproduction.pool import Pool, finished
 from inrank_monitor.console import typed
 from inrank_monitor.report import write_text
 from inrank_monitor.runs import write_json
@@ -72,7 +72,7 @@ def reproduce(
                 tqdm.write(f"inrank reproduce: {one.name}: {broken}: {failed[broken]}", file=sys.stderr)
                 lost.append(one.name)
             else:
-                _analyse(one, request, {name: outcomes[name] for name in trainings}, quiet)
+                _analyse(one, request, {name: outcomes[name] for name in trainings}, len(trainings), quiet)
         if ready:
             write_pages(request.out, document_file)
 
@@ -86,6 +86,33 @@ def reproduce(
         if every:
             print(f"Dashboard        {typed('inrank-monitor', 'dashboard', request.runs)}")
     return 1 if lost else 0
+
+
+def write_finished(
+    request: Request, names: Sequence[str], *, quiet: bool = False, document_file: Path | None = None
+) -> int:
+    """Train nothing: write the pages of what is finished, however little that is.
+
+    Returns:
+        0.
+
+    Raises:
+        ExperimentError: an experiment needs all its trainings, or none of one's is finished; or as `reproduce`.
+    """
+    found = {}
+    for one in experiments(names):
+        if not one.partial:
+            raise ExperimentError(f"--finished is for experiments that can be judged in part, not for {one.name}")
+        planned = one.trainings(request)
+        ended = {training.name: finished(request.runs / training.name, training) for training in planned}
+        found[one] = {name: outcome for name, outcome in ended.items() if outcome is not None}, len(planned)
+        if not found[one][0]:
+            raise ExperimentError(f"--finished: no training of {one.name} is finished in {request.runs}")
+    _check_request(request)
+    for one, (outcomes, planned_count) in found.items():
+        _analyse(one, request, outcomes, planned_count, quiet)
+    write_pages(request.out, document_file)
+    return 0
 
 
 def _check_request(request: Request) -> None:
@@ -108,12 +135,12 @@ def _check_request(request: Request) -> None:
         raise ExperimentError(f"--output must be a directory that can be written, got {request.out}: {error}") from None
 
 
-def _analyse(one: Experiment, request: Request, outcomes: Outcomes, quiet: bool) -> None:
-    """Write an experiment's results and page; all the trainings that it needs have ended well."""
+def _analyse(one: Experiment, request: Request, outcomes: Outcomes, planned: int, quiet: bool) -> None:
+    """Write an experiment's results and page; of so many planned trainings those have ended well that it needs."""
     began = time.perf_counter()
     with threadpool_limits(limits=1):  # trainings go on beside it, and BLAS threads that wait for each other block all
         findings = one.analyse(request, outcomes)
-    results = _results(one, request, outcomes, findings, time.perf_counter() - began)
+    results = _results(one, request, outcomes, findings, time.perf_counter() - began) | {"planned": planned}
     directory = request.out / one.name
     directory.mkdir(exist_ok=True)
     write_text(directory / PAGE_FILE, experiment_page(results, findings.figures))
@@ -137,6 +164,7 @@ def _results(
         "seeds": list(request.seeds),
         "machine": machine(request.device),
         "runs": list(outcomes),
+        "watched": one.watched,
         "seconds": seconds + sum(outcome.seconds for outcome in outcomes.values()),
         "finished": time.time(),
         **findings.as_json(),

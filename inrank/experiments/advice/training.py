@@ -183,7 +183,7 @@ def _fit(model: nn.Module, directory: Path, settings: Mapping[str, Any], data: D
     steps, context = settings["steps"], settings["context"]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(steps))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(steps))
     order = torch.Generator("cpu").manual_seed(settings["seed"])
     torch.manual_seed(settings["seed"])  # the same dropout, however many adapters were drawn before
     model.train()
@@ -203,6 +203,7 @@ def _fit(model: nn.Module, directory: Path, settings: Mapping[str, Any], data: D
     model.eval()
 
 
-def _schedule(steps: int) -> Callable[[int], float]:
+def schedule(steps: int) -> Callable[[int], float]:
+    """The learning rate after so many steps, as a share of its highest: up over a twentieth, then down to zero."""
     warm_up = max(1, round(_WARM_UP * steps))
     return lambda step: min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
