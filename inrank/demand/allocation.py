@@ -132,8 +132,10 @@ def in_proportion(room: Room, sizes: Mapping[str, float]) -> Ranks:
 
     Args:
         room: the budget.
-        sizes: of each matrix, at least 0.
+        sizes: of each matrix, at least 0; where all are, they tell nothing apart, and all ranks are alike.
     """
+    if not any(sizes.values()):
+        sizes = dict.fromkeys(sizes, 1.0)
     factors = {0.0}
     for name, size in sizes.items():
         if size > 0:

@@ -79,6 +79,7 @@ def test_energy_keeps_the_same_share_everywhere() -> None:
 
 def test_uniform_is_one_rank_except_where_break_even_is_lower() -> None:
     assert in_proportion(Room(SHAPES, 0.5), dict.fromkeys(SHAPES, 1.0)) == {"a": 7, "b": 7, "c": 7, "d": 4}
+    assert in_proportion(Room(SHAPES, 0.5), dict.fromkeys(SHAPES, 0.0)) == {"a": 7, "b": 7, "c": 7, "d": 4}
     proportional = in_proportion(Room({"a": (50, 50), "b": (50, 50)}, 0.4), {"a": 3, "b": 1})
     assert proportional == {"a": 15, "b": 5}
 

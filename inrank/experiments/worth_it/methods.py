@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from inrank.demand import factorize, narrow, plan_widths
 from inrank.demand.calibration import sides
 from inrank.demand.factor_groups import split_off
-from inrank.demand.feedforward import feedforwards_of
 from inrank.experiments.worth_it.arms import Arm
 from inrank.experiments.worth_it.costs import Meter
 from inrank.experiments.worth_it.data import backward
 from inrank.gpt2.models import TARGETS
 from inrank.growth import RankController, initialize_from_gradient
-from inrank.layers import convert, growing_layers_of, kind_of, layers_of, matrix_of
+from inrank.layers import convert, feedforwards_of, growing_layers_of, kind_of, layers_of, matrix_of
 from inrank.reproduction.pool import FINISHED_FILE
 from inrank_monitor.matrices import glob
 
