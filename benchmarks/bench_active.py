@@ -31,24 +31,25 @@ PROCESSOR_TIME = "--processor-time"
 STEP_LIMIT, CHECK_LIMIT, CADENCE = 1.15, 0.03, 25
 
 
-class Training:
-    """One model and its optimizer.
+class Gpt2Training:
+    """A GPT-2 on one batch of random tokens, with AdamW.
 
     Args:
-        kind: `dense`, `growing` (W0 + U V) or `low-rank` (U V).
-        rank: of the MLP layers.
+        options: model (layers, width), size (sequences, tokens) and device.
+        prepare: what becomes of the model before it goes to the device.
+        sizes: of the configuration, beside these.
     """
 
-    def __init__(self, kind: str, rank: int, options: argparse.Namespace) -> None:
+    def __init__(
+        self, options: argparse.Namespace, prepare: Callable[[Any], None] = lambda model: None, **sizes: Any
+    ) -> None:
         from transformers import GPT2Config, GPT2LMHeadModel
 
         torch.manual_seed(0)
         layers, width = options.model
-        sizes = {"n_layer": layers, "n_embd": width, "n_head": max(width // 64, 1)}
-        model: Any = GPT2LMHeadModel(GPT2Config(**sizes))
-        if kind != "dense":
-            _make_low_rank(model, kind, rank, options.buffer_rank)
-        self.kind, self.rank, self.device = kind, rank, torch.device(options.device)
+        model: Any = GPT2LMHeadModel(GPT2Config(n_layer=layers, n_embd=width, n_head=max(width // 64, 1), **sizes))
+        prepare(model)
+        self.device = torch.device(options.device)
         self.model = model.to(self.device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
         rows, length = options.size
@@ -73,8 +74,23 @@ class Training:
         return counter.get_total_flops() / 2
 
 
+class Training(Gpt2Training):
+    """One model and its optimizer.
+
+    Args:
+        kind: `dense`, `growing` (W0 + U V) or `low-rank` (U V).
+        rank: of the MLP layers.
+    """
+
+    def __init__(self, kind: str, rank: int, options: argparse.Namespace) -> None:
+        self.kind, self.rank = kind, rank
+        super().__init__(options, lambda model: _make_low_rank(model, kind, rank, options.buffer_rank))
+
+
 def _make_low_rank(model: Any, kind: str, rank: int, buffer_rank: int) -> None:
-    """MLPs in factors whose columns are all in use, as after some training."""
+    """MLPs in factors whose columns are all in use, as after some training; a dense model is left alone."""
+    if kind == "dense":
+        return
     fixed = {"buffer_rank": 1, "max_rank": rank} if kind == "low-rank" else {"buffer_rank": buffer_rank}
     inrank.convert(model, "*.mlp.*", initial_rank=rank, **fixed)
     for layer in model.modules():

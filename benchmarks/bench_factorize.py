@@ -24,12 +24,9 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from bench_active import pair_of_numbers, seconds
-from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
+from bench_active import Gpt2Training, pair_of_numbers, seconds
 
 import inrank
 from inrank.gpt2.memory import peak_memory
@@ -38,7 +35,7 @@ _STATUS = Path("/proc/self/status")
 _FORGET_PEAK = Path("/proc/self/clear_refs")  # 5 begins the peak of the resident set anew; see proc(5)
 
 
-class Training:
+class Training(Gpt2Training):
     """One model and its optimizer, factorized in training after its first step.
 
     Args:
@@ -46,17 +43,7 @@ class Training:
     """
 
     def __init__(self, budget: float | None, options: argparse.Namespace) -> None:
-        from transformers import GPT2Config, GPT2LMHeadModel
-
-        torch.manual_seed(0)
-        layers, width = options.model
-        sizes = {"n_layer": layers, "n_embd": width, "n_head": max(width // 64, 1), "vocab_size": options.vocabulary}
-        model: Any = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=None))
-        self.device = torch.device(options.device)
-        self.model = model.to(self.device).train()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
-        rows, length = options.size
-        self.batch = torch.randint(model.config.vocab_size, (rows, length + 1), device=self.device)
+        super().__init__(options, vocab_size=options.vocabulary, bos_token_id=None, eos_token_id=None)
         self.step()
         self.factorizing, self.share, self.rank = 0.0, 1.0, 0
         if budget is not None:
@@ -64,24 +51,6 @@ class Training:
             report = inrank.factorize(self.model, self.optimizer, budget=budget, allocation="uniform")
             self.factorizing = time.perf_counter() - began
             self.share, self.rank = report.share, max(report.ranks.values())
-
-    def backward(self) -> None:
-        """Forward and backward."""
-        logits = self.model(input_ids=self.batch[:, :-1]).logits
-        cross_entropy(logits.flatten(0, 1), self.batch[:, 1:].flatten()).backward()
-
-    def step(self) -> None:
-        """Forward, backward and update."""
-        self.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def multiply_adds(self) -> float:
-        """Of one forward and backward pass, as torch counts them."""
-        with FlopCounterMode(display=False) as counter:
-            self.backward()
-        self.optimizer.zero_grad()
-        return counter.get_total_flops() / 2
 
     def held(self) -> int:
         """Bytes of weights, their gradients and what the optimizer keeps."""
