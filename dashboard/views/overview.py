@@ -82,10 +82,12 @@ def _map(state: RunState, choice: Choice, table: pd.DataFrame) -> str | None:
     column = {**_OF_STEP, **_OF_RUN}[choice.quantity]
     title = column_title(column) if choice.quantity in _OF_STEP else choice.quantity
     step, told = choice.step, ""
-    if step is None and choice.quantity in _OF_STEP and (step := _last_finite(state, column)) is not None:
-        told = f", the last that is finite: at step {state.last_step} nothing is"
-        st.caption(f"The map is of step {step}{told}.")
     values = table[column] if choice.quantity in _OF_RUN else _at_step(state, column, step)
+    if step is None and choice.quantity in _OF_STEP and not _finite(values).any():
+        step = _last_finite(state, column)
+    if step != choice.step:
+        values, told = _at_step(state, column, step), f", the last that is finite: at step {state.last_step} nothing is"
+        st.caption(f"The map is of step {step}{told}.")
     figure = depth_map(
         values,
         places,
@@ -104,12 +106,13 @@ def _map(state: RunState, choice: Choice, table: pd.DataFrame) -> str | None:
 
 
 def _last_finite(state: RunState, column: str) -> int | None:
-    """Where no newest measurement is finite, as after a divergence: the last step that has one that is."""
-    if np.isfinite(_at_step(state, column, None).astype("Float64").astype(float)).any():
-        return None
-    rows = state.measurements
-    steps = rows["step"][np.isfinite(rows[column].astype("Float64").astype(float))]
+    """The last step at which a matrix has a finite value."""
+    steps = state.measurements["step"][_finite(state.measurements[column])]
     return int(steps.max()) if len(steps) else None
+
+
+def _finite(values: pd.Series) -> pd.Series:
+    return np.isfinite(values.astype("Float64").astype(float))
 
 
 def _at_step(state: RunState, column: str, step: int | None) -> pd.Series:

@@ -28,6 +28,7 @@ from inrank.demand.factorize import factorize
 from inrank.demand.moment import At, Moment, check_at
 from inrank.demand.training_batches import TrainingBatches
 from inrank.growth import Factorization
+from inrank.growth.trainer_callback import checkpoint_folder, nothing_to_resume
 from inrank.layers import layers_of, low_ranks_in
 from inrank_monitor.runs import local_path, write_json
 
@@ -167,7 +168,7 @@ class FactorizeCallback(TrainerCallback):
         """Write what was done into the checkpoint."""
         if self._moment is None or not args.should_save:
             return
-        folder = _checkpoint_folder(args, state)
+        folder = checkpoint_folder(args, state)
         write_json(folder / STATE_FILE, self._moment.state_dict())
         if self.report is not None and self._options.get("factor_lr", 1.0) != 1:
             for name in (OPTIMIZER_NAME, SCHEDULER_NAME):  # else the Trainer would load them into groups of its own
@@ -192,21 +193,14 @@ class FactorizeCallback(TrainerCallback):
         self._loading = None
 
     def _folder(self, args: TrainingArguments, state: TrainerState) -> Path:
-        return Path(self._resume_from or _checkpoint_folder(args, state))
+        return Path(self._resume_from or checkpoint_folder(args, state))
 
     def _read(self, args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
         folder = self._folder(args, state)
         if not (folder / STATE_FILE).is_file():
-            raise FileNotFoundError(
-                f"training resumes at step {state.global_step}, but {folder} holds no {STATE_FILE}: "
-                "name the checkpoint by FactorizeCallback(resume_from=...), or begin anew"
-            )
+            raise nothing_to_resume(folder, STATE_FILE, state.global_step, FactorizeCallback)
         content: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         return content
-
-
-def _checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
 def _wants_batches(options: dict[str, Any]) -> bool:

@@ -92,7 +92,7 @@ class InRankCallback(TrainerCallback):
         controller = RankController.with_options(model, optimizer, self._options, events)
         try:
             if state.global_step > 0:
-                folder = Path(self._resume_from or _checkpoint_folder(args, state))
+                folder = Path(self._resume_from or checkpoint_folder(args, state))
                 controller.load_state_dict(_read_state(folder, args, state.global_step))
         except BaseException:
             controller.detach()
@@ -107,7 +107,7 @@ class InRankCallback(TrainerCallback):
         """Write the state into the checkpoint: JSON, or a torch file a process if the rule needs the gradient."""
         if self.controller is None:
             return
-        folder, content = _checkpoint_folder(args, state), self.controller.state_dict()
+        folder, content = checkpoint_folder(args, state), self.controller.state_dict()
         if "gradient" in content:  # each process has its own share of the gradient
             folder.mkdir(parents=True, exist_ok=True)
             torch.save(content, folder / _gradient_file(args))
@@ -145,7 +145,8 @@ class _Events:
         self._waiting = []
 
 
-def _checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
+def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
+    """Where the Trainer keeps this step."""
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
@@ -159,7 +160,12 @@ def _read_state(folder: Path, args: TrainingArguments, step: int) -> dict[str, A
         return content
     if (folder / _gradient_file(args)).is_file():
         return dict(torch.load(folder / _gradient_file(args), map_location="cpu", weights_only=True))
-    raise FileNotFoundError(
-        f"training resumes at step {step}, but {folder} holds no {STATE_FILE}: "
-        "name the checkpoint by InRankCallback(resume_from=...), or begin anew"
+    raise nothing_to_resume(folder, STATE_FILE, step, InRankCallback)
+
+
+def nothing_to_resume(folder: Path, file: str, step: int, callback: type[TrainerCallback]) -> FileNotFoundError:
+    """What a callback raises whose state is not in the checkpoint."""
+    return FileNotFoundError(
+        f"training resumes at step {step}, but {folder} holds no {file}: "
+        f"name the checkpoint by {callback.__name__}(resume_from=...), or begin anew"
     )
