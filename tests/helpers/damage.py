@@ -1,6 +1,6 @@
 """Reads a small log with each byte cut off or damaged; run as a process, so that a crash is seen from outside.
 
-`python damage.py DIRECTORY all|few` prints {"files": how many, "wrong": [complaints], "bytes": most held at once}.
+`python damage.py DIRECTORY few|others` prints {"files": how many, "wrong": [complaints], "bytes": most held at once}.
 """
 
 from __future__ import annotations
@@ -24,13 +24,20 @@ _SPARE_BYTES = 1 << 30
 
 
 def damaged_copies(data: bytes, patterns: str) -> Iterator[tuple[str, bytes]]:
-    """(what was done, content): cut at every offset, every byte changed, then tails that a crash leaves."""
+    """(what was done, content): every byte changed; with "few", also cut at every offset, and tails that a crash leaves.
+
+    "few" changes each byte by one pattern, "others" by all that "few" leaves out.
+    """
+    for offset in range(len(data)):
+        for number, pattern in enumerate(PATTERNS):
+            if (number == offset % len(PATTERNS)) == (patterns == "few"):
+                changed = bytearray(data)
+                changed[offset] ^= pattern
+                yield f"byte {offset} xor {pattern:#x}", bytes(changed)
+    if patterns == "others":
+        return
     for offset in range(len(data)):
         yield f"cut at {offset}", data[:offset]
-        for pattern in PATTERNS if patterns == "all" else [PATTERNS[offset % len(PATTERNS)]]:
-            changed = bytearray(data)
-            changed[offset] ^= pattern
-            yield f"byte {offset} xor {pattern:#x}", bytes(changed)
     for length in (1, 7, 8, 64, 4096):
         yield f"{length} zeros at the end", data + bytes(length)
         yield f"{length} bytes 0xff at the end", data + b"\xff" * length
