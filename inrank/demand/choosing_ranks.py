@@ -26,8 +26,8 @@ class Wanted:
         ValueError: an argument out of range, or both or none of `ranks` and `budget`.
     """
 
-    ranks: int | Mapping[str, int] | None
-    budget: float | None
+    ranks: int | Mapping[str, int] | None = None
+    budget: float | None = None
     allocation: str | Mapping[str, float] = "demand"
     truncation: str = "best"
     least_rank: int = 1
@@ -51,9 +51,19 @@ class Wanted:
         """Whether ranks or truncation need the weights' own SVDs."""
         return self.truncation != "weighted" or (self.budget is not None and self.allocation == "energy")
 
+    @property
+    def _by_batches(self) -> bool:
+        """Whether ranks are chosen by calibration batches."""
+        return self.budget is not None and self.allocation in ("demand", "loss")
+
+    @property
+    def wants_batches(self) -> bool:
+        """Whether batches decide anything: ranks, or which truncation is the better one."""
+        return self._by_batches or self.truncation != "plain"
+
     def check_without_batches(self) -> None:
         """Raise a ValueError if these ranks, or this truncation, cannot do without calibration batches."""
-        if self.by_demand or self.truncation == "weighted" or (self.budget is not None and self.allocation == "loss"):
+        if self._by_batches or self.truncation == "weighted":
             what = self.allocation if self.budget is not None else "a weighted truncation"
             raise ValueError(f"calibration: {what} needs batches (or a loss): give some")
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
+from inrank.demand.choosing_ranks import Wanted
 from inrank.demand.dense_then_low_rank import DenseThenLowRank
 from inrank.demand.factor_groups import split_off
 from inrank.demand.factorize import factorize
@@ -80,6 +82,7 @@ class FactorizeCallback(TrainerCallback):
         Moment(1, every=every)
         self._at, self._every, self._tracker = at, every, tracker
         self._calibration, self._options = calibration, options
+        self._wanted = Wanted(**{each.name: options[each.name] for each in fields(Wanted) if each.name in options})
         self._resume_from = None if resume_from is None else local_path(resume_from, "resume_from")
         self._loading: RemovableHandle | None = None
         self._moment: DenseThenLowRank | None = None
@@ -123,7 +126,7 @@ class FactorizeCallback(TrainerCallback):
                 "to be wrapped anew; use inrank train under torchrun, or inrank.DenseThenLowRank in a loop of your own"
             )
         options = {"scheduler": lr_scheduler, "calibration": self._calibration, **self._options}
-        if self._calibration is None and self._options.get("loss") is None and _wants_batches(self._options):
+        if self._calibration is None and self._options.get("loss") is None and self._wanted.wants_batches:
             seed = args.seed if args.data_seed is None else args.data_seed
             options["calibration"] = TrainingBatches(train_dataloader, args.train_batch_size, seed)
         resumes = state.global_step > 0
@@ -201,12 +204,6 @@ class FactorizeCallback(TrainerCallback):
             raise nothing_to_resume(folder, STATE_FILE, state.global_step, FactorizeCallback)
         content: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         return content
-
-
-def _wants_batches(options: dict[str, Any]) -> bool:
-    """Whether batches decide anything: ranks by demand or loss, or which truncation is the better one."""
-    by_batches = options.get("budget") is not None and options.get("allocation", "demand") in ("demand", "loss")
-    return by_batches or options.get("truncation", "best") != "plain"
 
 
 def _prepare(

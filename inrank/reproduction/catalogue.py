@@ -35,6 +35,7 @@ _OURS = {
     "rank-by-loss": "loss_ranks.rank_by_loss",
     "advice": "advice.advice",
     "worth-it": "worth_it.worth_it",
+    "from-the-start": "from_the_start.from_the_start",
 }
 _MODULES = _PAPERS | _OURS
 ALIASES = {"figure-2": "theorem-2"}

@@ -34,6 +34,7 @@ class Method:
         settings: of the training.
         calibration: batches, of the training text.
         meter: is told what costs something beside the steps.
+        runs: where the trainings lie that this one needs.
         optimizer: once there is one.
         scheduler: of it.
         numbers: what the arm has to tell at the end.
@@ -45,6 +46,7 @@ class Method:
     settings: Mapping[str, Any]
     calibration: list[Tensor]
     meter: Meter
+    runs: Path
     optimizer: torch.optim.Optimizer = field(init=False)
     scheduler: torch.optim.lr_scheduler.LambdaLR = field(init=False)
     numbers: dict[str, float] = field(default_factory=dict)
@@ -60,23 +62,28 @@ class Method:
         modules = self.model.named_modules()
         return {name: each for name, each in modules if chosen.fullmatch(name) and kind_of(each) == "Conv1D"}
 
-    def shape_model(self, runs: Path) -> None:
+    @property
+    def last_step(self) -> int | None:
+        """The moment, where nothing but the widths is asked for; None for all steps."""
+        return self.moment if self.arm.kind == "widths" else None
+
+    def shape_model(self) -> None:
         """Before the optimizer is made."""
         arm, settings = self.arm, self.settings
         if arm.kind == "narrow":
-            narrow(self.model, self._widths(runs))
+            narrow(self.model, self._widths())
         elif arm.kind in ("inrank", "inrank-efficient"):
             convert(
                 self.model, TARGETS, initial_rank=2, buffer_rank=settings["buffer_rank"], seed=int(settings["seed"])
             )
             initialize_from_gradient(self.model, self._first_backward)
 
-    def _widths(self, runs: Path) -> list[int]:
+    def _widths(self) -> list[int]:
         """Hidden units of each block, as many weights as the budget allows."""
         assert self.arm.budget is not None
         if self.arm.allocation == "uniform":
             return [int(self.arm.budget * block.width) for block in feedforwards_of(self.model)]
-        planned = json.loads((runs / self.settings["widths_from"] / FINISHED_FILE).read_text(encoding="utf-8"))
+        planned = json.loads((self.runs / self.settings["widths_from"] / FINISHED_FILE).read_text(encoding="utf-8"))
         numbers = planned["numbers"]
         self.meter.multiply_adds += numbers["multiply_adds"]  # a narrow model begins when the plan is paid for
         self.meter.seconds += numbers["seconds"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from inrank.experiments.advice.training import schedule
 from inrank.experiments.corpus import shared_corpus
@@ -24,6 +25,38 @@ _CLIP = 1.0
 _EVALUATION_BATCH = 16
 
 
+class Way(Protocol):
+    """What is done to a model before the first step, and after each.
+
+    Attributes:
+        model: the model.
+        settings: of the training.
+        meter: counts what it costs.
+        numbers: what it has to tell at the end.
+    """
+
+    model: nn.Module
+    settings: Mapping[str, Any]
+    meter: Meter
+    numbers: dict[str, float]
+
+    @property
+    def last_step(self) -> int | None:
+        """After which the training is ended; None for all steps."""
+
+    def shape_model(self) -> None:
+        """Before the optimizer is made."""
+
+    def begin(self, optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
+        """Before the first step."""
+
+    def after_step(self, step: int) -> None:
+        """`step` steps have been made, from 1."""
+
+    def sizes(self) -> Mapping[str, float]:
+        """Of the trained model's matrices."""
+
+
 def train(directory: Path, settings: Mapping[str, Any], device: str) -> Mapping[str, float]:
     """Train an arm.
 
@@ -32,25 +65,37 @@ def train(directory: Path, settings: Mapping[str, Any], device: str) -> Mapping[
         weights of the MLP matrices; `multiply_adds` and `seconds` of the whole training (see `costs`); `memory`, the
         peak in bytes; ranks or units by layer; `jump` of the calibration loss where weights became factors.
     """
+
+    def method(model: nn.Module, data: Data, meter: Meter) -> Method:
+        batches = calibration_batches(data, settings, device)
+        return Method(Arm.of(settings["arm"]), model, settings, batches, meter, directory.parent)
+
+    return train_in(method, directory, settings, device)
+
+
+def train_in(
+    make: Callable[[nn.Module, Data, Meter], Way], directory: Path, settings: Mapping[str, Any], device: str
+) -> Mapping[str, float]:
+    """Train a fresh model in some way; numbers as of `train`, and those of the way."""
     runs, context = directory.parent, settings["context"]
     corpus = shared_corpus(runs, settings["text"], settings["test_text"], settings["vocabulary"])
     data = data_of(corpus, settings)
     meter = Meter(device, settings["batch"] * context)
     torch.manual_seed(settings["seed"])
     model = build(parse_size(settings["size"]), corpus.vocabulary, context).to(device)
-    method = Method(Arm.of(settings["arm"]), model, settings, calibration_batches(data, settings, device), meter)
+    way = make(model, data, meter)
     rate = chosen_rate(runs, settings)
     with meter.timed():
-        method.shape_model(runs)
-    steps = _fit(method, data, rate, runs)
+        way.shape_model()
+    steps = _fit(way, data, rate, runs)
     windows = {"loss": data.test, "validation": data.validation}
     return {
         **{name: mean_loss(model, parts, _EVALUATION_BATCH) for name, parts in windows.items()},
         **{"rate": rate, "steps": steps, "parameters": parameters_of(model)},
         **{"multiply_adds": meter.multiply_adds, "seconds": meter.seconds},
         "memory": peak_memory(torch.device(device)),
-        **method.sizes(),
-        **method.numbers,
+        **way.sizes(),
+        **way.numbers,
     }
 
 
@@ -68,9 +113,9 @@ def _numbers(runs: Path, training: str) -> dict[str, float]:
     return numbers
 
 
-def _fit(method: Method, data: Data, rate: float, runs: Path) -> int:
+def _fit(way: Way, data: Data, rate: float, runs: Path) -> int:
     """AdamW for all steps; how many they were."""
-    model, settings, meter = method.model, method.settings, method.meter
+    model, settings, meter = way.model, way.settings, way.meter
     order = torch.Generator("cpu").manual_seed(settings["seed"])
     steps = int(settings["steps"])
     if settings["as_cheap_as"]:
@@ -80,9 +125,9 @@ def _fit(method: Method, data: Data, rate: float, runs: Path) -> int:
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(steps))
     torch.manual_seed(settings["seed"])  # the same dropout, whatever was drawn before
-    last = method.moment if method.arm.kind == "widths" else steps
+    last = way.last_step or steps
     with meter.timed():
-        method.begin(optimizer, scheduler)
+        way.begin(optimizer, scheduler)
         model.train()
         for step in range(1, last + 1):
             with meter.step():
@@ -91,6 +136,6 @@ def _fit(method: Method, data: Data, rate: float, runs: Path) -> int:
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-            method.after_step(step)
+            way.after_step(step)
     model.eval()
     return last
