@@ -24,9 +24,9 @@ _SPARE_BYTES = 1 << 30
 
 
 def damaged_copies(data: bytes, patterns: str) -> Iterator[tuple[str, bytes]]:
-    """(what was done, content): every byte changed; with "few", also cut at every offset, and tails that a crash leaves.
+    """(what was done, content): each byte changed, by one pattern ("few") or by all others ("others").
 
-    "few" changes each byte by one pattern, "others" by all that "few" leaves out.
+    With "few" also cut at every offset, and with tails that a crash leaves.
     """
     for offset in range(len(data)):
         for number, pattern in enumerate(PATTERNS):

@@ -15,12 +15,13 @@ from inrank.experiments.from_the_start.arms import (
     DENSE,
     FACTORS,
     FIRST,
+    FIRST_CUT_ONCE,
     FULL,
     LATER_FACTORS,
     OTHERS,
     RANDOM,
     RATES,
-    SCALED,
+    UNEVEN,
     UNIT_GAIN,
     Start,
 )
@@ -40,13 +41,14 @@ _CLAIMS = (
     ("descent in factors: they end above dense training that is cut to their rank after each step", CUT, FACTORS),
     ("descent in factors: of full rank, they end above dense", DENSE, FULL),
     ("start: dense training that was cut to the rank once, before the first step, ends above dense", DENSE, CUT_ONCE),
-    ("start: factors at the norm of W0 end below those of its SVD", SCALED, FACTORS),
+    ("start: dense training of which only the first block was cut so ends above dense", DENSE, FIRST_CUT_ONCE),
     ("start: random factors end below those of the SVD of W0", RANDOM, FACTORS),
     ("start: factors beside W0, W0 + U V, end below factors of the whole", ADDED, FACTORS),
     ("learning rate: the gain lets factors end below those without", FACTORS, UNIT_GAIN),
     *((f"learning rate: {arm.label} ends below the usual one", arm, FACTORS) for arm in RATES),
     ("place: factors in the first block alone end above dense", DENSE, FIRST),
     ("place: with the first block dense, factors in the others end below factors in all", OTHERS, FACTORS),
+    ("place: factors with two thirds of the budget in the first block end below equal ranks", UNEVEN, FACTORS),
     ("moment: factors after a quarter of the steps end below those from the first", LATER_FACTORS, FACTORS),
 )
 
@@ -94,10 +96,12 @@ def _reading(measured: Measured) -> str:
     return (
         f"They end at {beside[FACTORS]} against dense ({spread(values[DENSE], '.4g')}). Of this gap, in nats, stays: "
         f"{kept[CUT]} % where the same rank is kept by cutting dense weights after each step; {kept[CUT_ONCE]} % where "
-        f"they are cut once, before the first; {kept[FULL]} % with factors of full rank; {kept[SCALED]} % with factors "
-        f"at the norm of W0, {kept[RANDOM]} % with random ones; {kept[ADDED]} % with W0 beside them; {kept[best]} % at "
-        f"the best other learning rate (× {best.factor_rate:g}); {kept[FIRST]} % with factors in the first block "
-        f"alone, {kept[OTHERS]} % in all others; {kept[LATER_FACTORS]} % after a quarter of the steps."
+        f"they are cut once, before the first, and {kept[FIRST_CUT_ONCE]} % where that is done to the first block "
+        f"alone; {kept[FULL]} % with factors of full rank; {kept[RANDOM]} % with random ones at the norm of W0; "
+        f"{kept[ADDED]} % with W0 beside them; {kept[UNIT_GAIN]} % without the gain, {kept[best]} % at "
+        f"{best.factor_rate:g} × the learning rate; {kept[FIRST]} % with factors in the first block alone, "
+        f"{kept[OTHERS]} % in all others, {kept[UNEVEN]} % with two thirds of the budget in the first; "
+        f"{kept[LATER_FACTORS]} % after a quarter of the steps."
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from inrank.demand import factorize
 from inrank.demand.calibration import sides
-from inrank.experiments.from_the_start.arms import BUDGET, Start
+from inrank.experiments.from_the_start.arms import BUDGET, FIRST_SHARE, Start, is_first
 from inrank.experiments.worth_it.costs import Meter
 from inrank.experiments.worth_it.data import Data
 from inrank.gpt2.evaluation import mean_loss
@@ -58,32 +58,37 @@ class Starting:
     def last_step(self) -> None:
         """All steps are made."""
 
-    def _rank(self, layer: nn.Module) -> int:
-        rows, cols = sides(layer)
-        return min(rows, cols) if self.start.full else max(1, int(BUDGET * rows * cols / (rows + cols)))
+    def _rank(self, name: str) -> int:
+        rows, cols = sides(self._layers[name])
+        if self.start.ranks == "full":
+            return min(rows, cols)
+        share = BUDGET
+        if self.start.ranks == "uneven":
+            blocks = len(_mlps(self.model)) // 2
+            share *= FIRST_SHARE * blocks if is_first(name) else (1 - FIRST_SHARE) * blocks / (blocks - 1)
+        return max(1, int(share * rows * cols / (rows + cols)))
 
     @property
     def _ranks(self) -> dict[str, int]:
-        return {name: self._rank(layer) for name, layer in self._layers.items()}
+        return {name: self._rank(name) for name in self._layers}
 
     def shape_model(self) -> None:
         """Before the optimizer is made."""
         generator = torch.Generator("cpu").manual_seed(int(self.settings["seed"]))
         if self.start.begins != "initial":
-            for layer in self._layers.values():
+            for name, layer in self._layers.items():
                 weight = matrix_of(layer).detach()
-                weight.copy_(self._beginning(weight, self._rank(layer), generator))
+                weight.copy_(self._beginning(weight, self._rank(name), generator))
         if self.start.trains == "added":  # its columns are trained, used or not: a rank and a buffer of one
             ranks = {name: rank - 1 for name, rank in self._ranks.items()}
             convert(self.model, TARGETS, initial_rank=ranks, buffer_rank=1, seed=int(self.settings["seed"]))
 
     def _beginning(self, weight: Tensor, rank: int, generator: torch.Generator) -> Tensor:
-        if self.start.begins == "random":
-            left, right = (torch.randn(side, rank, generator=generator, device="cpu") for side in weight.shape)
-            begun = (left @ right.mT).to(weight)
-        else:
-            begun = best_approximation(weight, rank)
-        return begun if self.start.begins == "cut" else begun * (weight.norm() / begun.norm())
+        if self.start.begins == "cut":
+            return best_approximation(weight, rank)
+        left, right = (torch.randn(side, rank, generator=generator, device="cpu") for side in weight.shape)
+        begun: Tensor = (left @ right.mT).to(weight)
+        return begun * (weight.norm() / begun.norm())
 
     def begin(self, optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
         """Before the first step."""
@@ -110,9 +115,9 @@ class Starting:
         if step == self._moment:
             self._factorize()
         if self.start.trains == "cut":
-            for layer in self._layers.values():
+            for name, layer in self._layers.items():
                 weight = matrix_of(layer).detach()
-                weight.copy_(best_approximation(weight, self._rank(layer)))
+                weight.copy_(best_approximation(weight, self._rank(name)))
         if step == self._early:
             self.numbers["early"] = mean_loss(self.model, self.data.validation, _EVALUATION_BATCH)
 
