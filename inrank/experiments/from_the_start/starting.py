@@ -88,7 +88,7 @@ class Starting:
             return best_approximation(weight, rank)
         left, right = (torch.randn(side, rank, generator=generator, device="cpu") for side in weight.shape)
         begun: Tensor = (left @ right.mT).to(weight)
-        return begun * (weight.norm() / begun.norm())
+        return begun.mul_(weight.norm() / begun.norm())
 
     def begin(self, optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
         """Before the first step."""
