@@ -66,7 +66,7 @@ class Starting:
         if self.start.ranks == "uneven":
             blocks = len(_mlps(self.model)) // 2
             share *= FIRST_SHARE * blocks if is_first(name) else (1 - FIRST_SHARE) * blocks / (blocks - 1)
-        return max(1, int(share * rows * cols / (rows + cols)))
+        return max(1, int(min(share, 1.0) * rows * cols / (rows + cols)))  # at most break-even
 
     @property
     def _ranks(self) -> dict[str, int]:
