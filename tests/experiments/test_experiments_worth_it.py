@@ -276,7 +276,7 @@ def test_few_results_are_judged_as_far_as_they_go(tmp_path: Path) -> None:
     assert set(_verdicts(findings).values()) == {"not tested"}
     near = findings.statements[0]
     assert near.ours.count("(-0.5%)") == 1
-    assert [row[5] for row in findings.tables[0].rows] == ["0.004 (2 of 3)"] * 2
+    assert [row[5] for row in findings.tables[0].rows] == ["0.002 (2 of 3)"] * 2
     assert "one seed" in near.why
     assert near.why.endswith("by 2 of 3 learning rates, those that both have")
     assert any(statement.why.startswith("not trained: ") for statement in findings.statements)

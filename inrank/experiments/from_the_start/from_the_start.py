@@ -26,9 +26,8 @@ from inrank.experiments.from_the_start.arms import (
     Start,
 )
 from inrank.experiments.from_the_start.starting import EARLY
-from inrank.experiments.from_the_start.training import trainings, trainings_of
+from inrank.experiments.from_the_start.training import steps_of, trainings, trainings_of
 from inrank.experiments.gpt2.rows import against, percent, shares
-from inrank.experiments.worth_it.plan import SCALES
 from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcome, Outcomes, Request, Statement, Table
 from inrank.reproduction.verdicts import Sample, is_less, spread
 from inrank_monitor.figures import category, new_figure
@@ -57,7 +56,7 @@ def analyse(request: Request, outcomes: Outcomes) -> Findings:
     """A verdict a cause; a table and a figure of what each arm leaves of the gap."""
     measured = {arm: _of_arm(request, outcomes, arm) for arm in ARMS}
     statements = [_judge(f"Ours: {text}", measured[low], measured[high]) for text, low, high in _CLAIMS]
-    rank, steps = round(100 * BUDGET), SCALES[request.scale]["steps"]
+    rank, steps = round(100 * BUDGET), steps_of(request)
     reading = (
         f"U V of {rank} % of the MLP weights, one rank for all, {steps} steps, all at dense training's best learning "
         f"rate, {measured[DENSE][0].numbers['rate']:g}. {_reading(measured)}"

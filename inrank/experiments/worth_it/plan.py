@@ -22,7 +22,7 @@ SCALES: dict[str, dict[str, Any]] = {
         **{"validation_tokens": 200, "test_tokens": 400, "calibration_batches": 2, "every": 4},
     },
     "tiny": {
-        **{"size": "2x96", "vocabulary": 1024, "context": 64, "batch": 8, "steps": 200, "rates": (2e-3, 4e-3, 8e-3)},
+        **{"size": "2x96", "vocabulary": 1024, "context": 64, "batch": 8, "steps": 200, "rates": (1e-3, 2e-3, 4e-3)},
         **{"validation_tokens": 8000, "test_tokens": 8000, "calibration_batches": 8, "every": 20},
     },
     "small": {
