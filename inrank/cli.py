@@ -47,7 +47,7 @@ def _build_parser() -> argparse.ArgumentParser:
         description="Train GPT-2 with a rank that grows when the spectrum of its update asks for it, compare, and "
         "reproduce the paper.",
         epilog=examples_text(
-            "inrank train                       all six methods on a small GPT-2, about five minutes on two cores",
+            "inrank train                       all six methods on a small GPT-2, some minutes on two cores",
             "inrank compare runs/gpt2           the table again",
             "inrank params --size small --rank 254",
             "inrank reproduce figure-3          a figure of the paper, beside what the paper says of it",

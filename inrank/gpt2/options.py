@@ -25,7 +25,7 @@ _HELP = {
     "fixed-rank": "U V from the start, by an SVD of W0",
     "reference": "what the published code does: no W0, factors at full scale",
 }
-_SMALL = "4x128"  # with the defaults below, all six methods take about five minutes on two cores
+_SMALL = "4x128"  # with the defaults below, a method takes a minute or so on two cores
 
 WITH_WIDTHS = ("baseline",)  # methods whose MLPs may be narrower
 
