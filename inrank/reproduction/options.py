@@ -55,8 +55,9 @@ def run(options: argparse.Namespace) -> int:
     from inrank.reproduction.catalogue import NAMES, OF_PAPER, experiments
 
     if options.list:
+        width = max(map(len, NAMES)) + 2
         for one in experiments(NAMES):
-            print(f"{one.name:14}{one.title}")
+            print(f"{one.name:{width}}{one.title}")
         return 0
     if options.all == bool(options.names):
         raise ExperimentError("give the NAME of an experiment, several of them, or --all; --list shows what there is")
