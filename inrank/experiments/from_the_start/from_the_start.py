@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from statistics import fmean
 
 from inrank.experiments.from_the_start.arms import (
@@ -28,7 +27,7 @@ from inrank.experiments.from_the_start.arms import (
 from inrank.experiments.from_the_start.starting import EARLY
 from inrank.experiments.from_the_start.training import steps_of, trainings, trainings_of
 from inrank.experiments.gpt2.rows import against, percent, shares
-from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcome, Outcomes, Request, Statement, Table
+from inrank.reproduction.experiment import Experiment, Figure, Findings, Outcome, Outcomes, Request, Table
 from inrank.reproduction.verdicts import Sample, is_less, spread
 from inrank_monitor.figures import category, new_figure
 
@@ -55,7 +54,9 @@ _CLAIMS = (
 def analyse(request: Request, outcomes: Outcomes) -> Findings:
     """A verdict a cause; a table and a figure of what each arm leaves of the gap."""
     measured = {arm: _of_arm(request, outcomes, arm) for arm in ARMS}
-    statements = [_judge(f"Ours: {text}", measured[low], measured[high]) for text, low, high in _CLAIMS]
+    statements = [
+        is_less(f"Ours: {text}", _perplexity(measured, low), _perplexity(measured, high)) for text, low, high in _CLAIMS
+    ]
     rank, steps = round(100 * BUDGET), steps_of(request)
     reading = (
         f"U V of {rank} % of the MLP weights, one rank for all, {steps} steps, all at dense training's best learning "
@@ -73,12 +74,8 @@ def _of_arm(request: Request, outcomes: Outcomes, arm: Start) -> list[Outcome]:
     return [min(several, key=lambda one: one.numbers["validation"]) for several in found]
 
 
-def _perplexity(arm: Start, outcomes: Sequence[Outcome]) -> Sample:
-    return Sample(arm.label, [math.exp(one.numbers["loss"]) for one in outcomes], ".4g")
-
-
-def _judge(claim: str, low: Sequence[Outcome], high: Sequence[Outcome]) -> Statement:
-    return is_less(claim, *(_perplexity(Start.of(each[0].training.settings["arm"]), each) for each in (low, high)))
+def _perplexity(measured: Measured, arm: Start) -> Sample:
+    return Sample(arm.label, [math.exp(one.numbers["loss"]) for one in measured[arm]], ".4g")
 
 
 def gaps(measured: Measured, arm: Start) -> list[float]:
@@ -88,7 +85,7 @@ def gaps(measured: Measured, arm: Start) -> list[float]:
 
 
 def _reading(measured: Measured) -> str:
-    values = {arm: _perplexity(arm, outcomes).values for arm, outcomes in measured.items()}
+    values = {arm: _perplexity(measured, arm).values for arm in measured}
     beside = {arm: percent(shares(values[arm], values[DENSE])) for arm in ARMS}
     kept = {arm: spread([100 * one for one in gaps(measured, arm)], ".0f") for arm in ARMS}
     best = min(RATES, key=lambda arm: fmean(values[arm]))
@@ -105,7 +102,7 @@ def _reading(measured: Measured) -> str:
 
 
 def _table(measured: Measured, steps: int) -> Table:
-    dense = _perplexity(DENSE, measured[DENSE])
+    dense = _perplexity(measured, DENSE)
     lines = []
     for arm, outcomes in measured.items():
         early = [
@@ -115,7 +112,7 @@ def _table(measured: Measured, steps: int) -> Table:
             spread([one.numbers[name] for one in outcomes], ".3g")
             for name in ("effective_rank", "first_effective_rank")
         )
-        sample = _perplexity(arm, outcomes)
+        sample = _perplexity(measured, arm)
         beside = "–" if arm == DENSE else against(sample, dense)
         gap = "–" if arm == DENSE else spread(gaps(measured, arm), ".2f")
         lines.append([arm.label, sample.text, beside, gap, "–" if arm == DENSE else spread(early, "+.3f"), *ranks])

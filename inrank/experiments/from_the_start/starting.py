@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 from inrank.demand import factorize
 from inrank.demand.calibration import sides
+from inrank.demand.weighted import exact, plain
 from inrank.experiments.from_the_start.arms import BUDGET, FIRST_SHARE, Start, is_first
 from inrank.experiments.worth_it.costs import Meter
-from inrank.experiments.worth_it.data import Data
-from inrank.gpt2.evaluation import mean_loss
+from inrank.experiments.worth_it.data import Data, held_out_loss
+from inrank.experiments.worth_it.methods import dense_mlps
 from inrank.gpt2.models import TARGETS
-from inrank.layers import FactoredLayer, convert, kind_of, matrix_of
-from inrank_monitor.matrices import glob
+from inrank.layers import FactoredLayer, convert, matrix_of
 from inrank_monitor.ranks import effective_rank
 
 EARLY = 0.4  # of the steps: where the losses are compared, too
-_EVALUATION_BATCH = 16
 
 
 @dataclass
@@ -50,7 +49,9 @@ class Starting:
     numbers: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._layers = {name: each for name, each in _mlps(self.model).items() if self.start.takes(name)}
+        mlps = dense_mlps(self.model)
+        self._names = list(mlps)
+        self._layers = {name: layer for name, layer in mlps.items() if self.start.takes(name)}
         self._moment = round(self.start.after * self.settings["steps"])
         self._early = max(1, round(EARLY * self.settings["steps"]))
 
@@ -64,7 +65,7 @@ class Starting:
             return min(rows, cols)
         share = BUDGET
         if self.start.ranks == "uneven":
-            blocks = len(_mlps(self.model)) // 2
+            blocks = len(self._names) // 2
             share *= FIRST_SHARE * blocks if is_first(name) else (1 - FIRST_SHARE) * blocks / (blocks - 1)
         return max(1, int(min(share, 1.0) * rows * cols / (rows + cols)))  # at most break-even
 
@@ -119,31 +120,18 @@ class Starting:
                 weight = matrix_of(layer).detach()
                 weight.copy_(best_approximation(weight, self._rank(name)))
         if step == self._early:
-            self.numbers["early"] = mean_loss(self.model, self.data.validation, _EVALUATION_BATCH)
+            self.numbers["early"] = held_out_loss(self.model, self.data.validation)
 
     def sizes(self) -> dict[str, float]:
         """Effective rank of the MLP matrices as they are now: the mean, and that of the first."""
-        ranks = [_effective_rank(layer) for layer in _mlps(self.model).values()]
+        ranks = [_effective_rank(self.model.get_submodule(name)) for name in self._names]
         return {"effective_rank": fmean(ranks), "first_effective_rank": ranks[0]}
 
 
-def _mlps(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers of the MLPs, dense or in factors, in the model's order."""
-    chosen = glob(TARGETS)
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if chosen.fullmatch(name) and (isinstance(module, FactoredLayer) or kind_of(module) == "Conv1D")
-    }
-
-
 def best_approximation(weight: Tensor, rank: int) -> Tensor:
-    """Of a rank, in the Frobenius norm (Eckart and Young 1936); by the smaller Gram matrix, in float64."""
-    wide = weight if weight.shape[0] <= weight.shape[1] else weight.mT
-    exact = wide.double()
-    vectors = torch.linalg.eigh(exact @ exact.mT).eigenvectors[:, -rank:]
-    found: Tensor = (vectors @ (vectors.mT @ exact)).to(weight.dtype)
-    return found if wide is weight else found.mT
+    """Of a rank, in the Frobenius norm (Eckart and Young 1936); computed in float64."""
+    left, values, right = plain(exact(weight)).truncated(rank)
+    return ((left * values) @ right).to(weight)
 
 
 def _effective_rank(layer: nn.Module) -> float:

@@ -16,13 +16,12 @@ from inrank.experiments.from_the_start.arms import ARMS, DENSE, Start
 from inrank.experiments.from_the_start.starting import Starting
 from inrank.experiments.worth_it.costs import Meter
 from inrank.experiments.worth_it.data import Data
-from inrank.experiments.worth_it.plan import SCALES
+from inrank.experiments.worth_it.plan import IMPORTS, SCALES, check_device
 from inrank.experiments.worth_it.training import train_in
-from inrank.reproduction.experiment import ExperimentError, Request, Training
+from inrank.reproduction.experiment import Request, Training
 
 _OF_TRAINING = ("size", "context", "batch", "validation_tokens", "test_tokens")
 _STEPS = {"tiny": 400}  # after 200 some seeds of so small a model have left the first plateau of the loss, and some not
-_IMPORTS = ("transformers.models.gpt2.modeling_gpt2", "torch.utils.flop_counter")
 
 
 def steps_of(request: Request) -> int:
@@ -48,7 +47,7 @@ def _training(request: Request, start: Start, seed: int, rate: float | None, rat
         **{"arm": start.settings, "seed": seed, "rate": rate, "rates_from": list(rates_from), "as_cheap_as": None},
     }
     name = f"from-the-start-{start.name}" + (f"-rate-{rate:g}" if rate else "") + f"-seed-{seed}"
-    return Training(name, train, settings, rates_from, _IMPORTS)
+    return Training(name, train, settings, rates_from, IMPORTS)
 
 
 def trainings(request: Request) -> list[Training]:
@@ -57,8 +56,7 @@ def trainings(request: Request) -> list[Training]:
     Raises:
         ExperimentError: the paper's size was asked for without a GPU.
     """
-    if request.scale == "paper" and request.device == "cpu":
-        raise ExperimentError("from-the-start at scale paper trains GPT-2 small and needs a GPU: --device cuda")
+    check_device(request, "from-the-start")
     return [one for seed in request.seeds for start in ARMS for one in trainings_of(request, start, seed)]
 
 

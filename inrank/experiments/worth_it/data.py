@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from inrank.gpt2.evaluation import mean_loss
 from inrank.gpt2.text import Corpus
 
 _CALIBRATION_SEED = 1 << 20  # apart from the order of the training
+_EVALUATION_BATCH = 16
 
 
 class Data(NamedTuple):
@@ -66,3 +68,8 @@ def next_token_loss(model: nn.Module, tokens: Tensor) -> Tensor:
 def backward(model: nn.Module, tokens: Tensor) -> None:
     """Gradients of that loss."""
     next_token_loss(model, tokens).backward()  # type: ignore[no-untyped-call]
+
+
+def held_out_loss(model: nn.Module, windows: Tensor) -> float:
+    """The same mean over a part that is not trained on, in evaluation mode; windows (windows, context + 1)."""
+    return mean_loss(model, windows, _EVALUATION_BATCH)

@@ -53,14 +53,8 @@ class Method:
     _controller: RankController | None = None
 
     def __post_init__(self) -> None:
-        self._shapes = {name: sides(layer) for name, layer in self._layers().items()}
+        self._shapes = {name: sides(layer) for name, layer in dense_mlps(self.model).items()}
         self.moment = max(1, round((self.arm.after or 0) * self.settings["steps"]))
-
-    def _layers(self) -> dict[str, nn.Module]:
-        """The MLP layers that are dense."""
-        chosen = glob(TARGETS)
-        modules = self.model.named_modules()
-        return {name: each for name, each in modules if chosen.fullmatch(name) and kind_of(each) == "Conv1D"}
 
     @property
     def last_step(self) -> int | None:
@@ -126,7 +120,7 @@ class Method:
         self.meter.model_changed()
 
     def _raise_rate(self) -> None:
-        weights = [layer.weight for layer in self._layers().values()]
+        weights = [layer.weight for layer in dense_mlps(self.model).values()]
         split_off(self.optimizer, weights, self.arm.factor_rate, [self.scheduler])  # type: ignore[arg-type]
 
     def _drop_initial_weights(self) -> None:
@@ -174,7 +168,7 @@ class Method:
 
     def sizes(self) -> dict[str, float]:
         """The MLP matrices as they are now: `mlp_share` of their weights, and a rank or a number of units each."""
-        factored, dense = layers_of(self.model), self._layers()
+        factored, dense = layers_of(self.model), dense_mlps(self.model)
         left = sum(layer.rank * (layer.rows + layer.cols) for layer in factored.values())
         left += sum(layer.initial_weight.numel() for layer in growing_layers_of(self.model).values())  # type: ignore[union-attr]
         left += sum(matrix_of(layer).numel() for layer in dense.values())
@@ -182,3 +176,9 @@ class Method:
         if dense:
             found = {f"units {block.name}": block.width for block in feedforwards_of(self.model)}
         return {"mlp_share": left / sum(rows * cols for rows, cols in self._shapes.values()), **found}
+
+
+def dense_mlps(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers of a GPT-2's MLPs that are dense, in the model's order."""
+    chosen = glob(TARGETS)
+    return {name: each for name, each in model.named_modules() if chosen.fullmatch(name) and kind_of(each) == "Conv1D"}

@@ -46,7 +46,7 @@ _BUDGETS = {"smoke": (0.45,), "tiny": (0.45, 0.15)}
 _OF_TRAINING = (
     *("size", "context", "batch", "steps", "validation_tokens", "test_tokens", "calibration_batches", "every"),
 )
-_IMPORTS = ("transformers.models.gpt2.modeling_gpt2", "torch.utils.flop_counter")
+IMPORTS = ("transformers.models.gpt2.modeling_gpt2", "torch.utils.flop_counter")
 
 
 def budgets(request: Request) -> tuple[float, ...]:
@@ -106,7 +106,15 @@ class Seed:
             settings["budgets"] = list(budgets(self.request))
         several = self.chooses and rate is not None and arm.kind != "widths"
         name = f"worth-it-{arm.name}" + (f"-rate-{rate:g}" if several else "") + f"-seed-{self.seed}"
-        return Training(name, train, settings, (*rates_from, *filter(None, needs.values())), _IMPORTS)
+        return Training(name, train, settings, (*rates_from, *filter(None, needs.values())), IMPORTS)
+
+
+def check_device(request: Request, name: str) -> None:
+    """Raise an ExperimentError if the experiment of that name was asked for at the paper's size without a GPU."""
+    if request.scale == "paper" and request.device == "cpu":
+        raise ExperimentError(
+            f"{name} at scale paper trains GPT-2 small and needs a GPU: --device cuda, or --scale small"
+        )
 
 
 def trainings(request: Request) -> Sequence[Training]:
@@ -115,10 +123,7 @@ def trainings(request: Request) -> Sequence[Training]:
     Raises:
         ExperimentError: the paper's size was asked for without a GPU.
     """
-    if request.scale == "paper" and request.device == "cpu":
-        raise ExperimentError(
-            "worth-it at scale paper trains GPT-2 small and needs a GPU: --device cuda, or --scale small"
-        )
+    check_device(request, "worth-it")
     found = [Seed(request, seed).widths for seed in request.seeds]
     return found + [
         one for seed in request.seeds for arm in arms_of(request) for one in Seed(request, seed).trainings(arm)

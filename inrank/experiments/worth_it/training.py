@@ -14,15 +14,13 @@ from inrank.experiments.advice.training import schedule
 from inrank.experiments.corpus import shared_corpus
 from inrank.experiments.worth_it.arms import Arm
 from inrank.experiments.worth_it.costs import Meter
-from inrank.experiments.worth_it.data import Data, backward, batch_of, calibration_batches, data_of
+from inrank.experiments.worth_it.data import Data, backward, batch_of, calibration_batches, data_of, held_out_loss
 from inrank.experiments.worth_it.methods import Method
-from inrank.gpt2.evaluation import mean_loss
 from inrank.gpt2.memory import peak_memory
 from inrank.gpt2.models import build, parameters_of, parse_size
 from inrank.reproduction.pool import FINISHED_FILE
 
 _CLIP = 1.0
-_EVALUATION_BATCH = 16
 
 
 class Way(Protocol):
@@ -90,7 +88,7 @@ def train_in(
     steps = _fit(way, data, rate, runs)
     windows = {"loss": data.test, "validation": data.validation}
     return {
-        **{name: mean_loss(model, parts, _EVALUATION_BATCH) for name, parts in windows.items()},
+        **{name: held_out_loss(model, parts) for name, parts in windows.items()},
         **{"rate": rate, "steps": steps, "parameters": parameters_of(model)},
         **{"multiply_adds": meter.multiply_adds, "seconds": meter.seconds},
         "memory": peak_memory(torch.device(device)),
