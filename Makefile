@@ -57,7 +57,7 @@ test-slow: $(STAMP) ## the slow tests; those that measure time run alone at the 
 	$(BIN)/python -m pytest $(WORKERS) -m "slow and not alone" $(ARGS)
 	$(BIN)/python -m pytest -m alone $(ARGS)
 
-test-kernels: $(STAMP) ## the numeric tests as other processors would round: eight arithmetics (five minutes)
+test-kernels: $(STAMP) ## the numeric tests as other processors would round: four arithmetics (five minutes)
 	$(BIN)/python tests/kernels.py $(ARGS)
 
 test-cuda: $(STAMP) ## what needs a GPU, on one (eight minutes)

@@ -4,8 +4,10 @@ Another processor rounds differently: its vector units and its number of threads
 product are added, and whether with fused multiply-adds. A test that holds by luck on one machine fails on the next.
 What others compute can be had on this one: `MKL_CBWR` chooses MKL's kernels (products and decompositions),
 `ATEN_CPU_CAPABILITY` torch's own (sums, exponentials, optimizers), `OPENBLAS_CORETYPE` NumPy's, which serves the
-oracles. Each pair, with one thread and with two, is a configuration, which runs all tests that are marked `numeric` in
+oracles. Each pair, with one thread or with two, is a configuration, which runs all tests that are marked `numeric` in
 one process. Every test has to pass; one that is skipped has to be skipped in all.
+
+Four configurations hold every choice of two beside each other; `--all` runs the eight that there are.
 
 Where nothing can be chosen, as on ARM, one thread and two remain; that is said, and is no failure.
 
@@ -48,6 +50,18 @@ def choices() -> list[dict[str, str]]:
     ]
 
 
+def configurations(every: bool) -> list[dict[str, str]]:
+    """Each choice of kernels with one thread and with two, or with the one of them that makes all pairs of choices."""
+    found = choices()
+    half = len(found) > 1 and not every
+    return [
+        kind | {"TEST_THREADS": str(threads)}
+        for place, kind in enumerate(found)
+        for threads in (1, 2)
+        if not half or (place in (0, 3)) == (threads == 1)
+    ]
+
+
 def outcomes(report: Path) -> Outcomes:
     """Of every test: passed, failed, error or skipped."""
     found = {}
@@ -81,16 +95,18 @@ def run(name: str, environment: dict[str, str], arguments: list[str]) -> Outcome
 
 def main() -> int:
     """0 if every test passed, or was skipped in every configuration alike."""
-    usage = "kernels.py [-h] [what pytest is given: files, -k, -x]"
+    usage = "kernels.py [-h] [--all] [what pytest is given: files, -k, -x]"
     form = argparse.RawDescriptionHelpFormatter
-    _, arguments = argparse.ArgumentParser(usage=usage, description=__doc__, formatter_class=form).parse_known_args()
+    parser = argparse.ArgumentParser(usage=usage, description=__doc__, formatter_class=form)
+    parser.add_argument("--all", action="store_true", help="each choice of kernels with one thread and with two")
+    options, arguments = parser.parse_known_args()
     if not any(Path(argument.split("::")[0]).exists() for argument in arguments):
-        # The marked files alone: to import the others, eight times over, would cost as much as the tests.
+        # The marked files alone: to import the others, each time anew, would cost as much as the tests.
         files = sorted(ROOT.glob("tests/**/test_*.py"))
         arguments += [str(path) for path in files if "mark.numeric" in path.read_text()]
     # Threads that wait go to sleep, which changes no sum; spinning they would take the processors from each other.
     shared = {"OMP_WAIT_POLICY": "PASSIVE"}
-    environments = [kind | {"TEST_THREADS": threads} | shared for threads, kind in product("12", choices())]
+    environments = [kind | shared for kind in configurations(options.all)]
     names = [" ".join(f"{key}={value}" for key, value in one.items() if key not in shared) for one in environments]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(run, names, environments, [arguments] * len(names))

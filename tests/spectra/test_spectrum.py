@@ -378,10 +378,12 @@ def test_leading_values_that_live_in_few_columns_are_found(cols: int, columns: l
 
 
 def test_more_iterations_give_a_smaller_error_and_bound() -> None:
-    matrix = with_values(DECAYING["slow"], 150, 200).float()
+    """Of a matrix in float64 without decay: elsewhere the products' rounding is all that is left of the error."""
+    matrix = torch.randn(150, 200, dtype=torch.float64)
+    expected = torch.linalg.svdvals(matrix)[:16]
     found = [leading_singular_values(matrix, 16, iterations=limit) for limit in range(5)]
-    errors = [float((torch.tensor(DECAYING["slow"][:16]) - one.values).max()) for one in found]
-    assert errors[4] < errors[2] < errors[0]
+    errors = [float((expected - one.values).max()) for one in found]
+    assert errors[4] < 0.1 * errors[2] < 0.05 * errors[0]
     assert found[4].error_bound < found[0].error_bound
 
 

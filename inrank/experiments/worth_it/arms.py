@@ -9,7 +9,7 @@ from typing import Any, Literal
 BUDGETS = (0.45, 0.30, 0.15)  # of the weights of all MLP matrices
 MOMENTS = (0.05, 0.10, 0.25)  # of the steps
 USUAL_MOMENT = 0.25
-FACTOR_RATE = 2.0  # learning rate of factors, times their weight's
+HIGHER_RATE = 2.0  # learning rate of the MLP weights after that moment, times the others', where it is not the same
 Kind = Literal["dense", "narrow", "fixed", "inrank", "inrank-efficient", "low-rank", "pruned", "widths"]
 Allocation = Literal["uniform", "energy", "demand", "loss"]
 
@@ -68,14 +68,14 @@ class Arm:
     def label(self) -> str:
         """For a table; without the budget, which has a column of its own."""
         moment = f"after {self.after:.0%}" if self.after else ""
-        rate = f"rate × {self.factor_rate:g}"
+        rate = f", rate × {self.factor_rate:g}" if self.factor_rate != 1 else ""
         return {
             "dense": _dense_label(self, moment, rate),
             "narrow": f"narrow dense, widths {_BY.get(self.allocation or '', '')}",
             "fixed": "factors from the start, uniform ranks",
             "inrank": "InRank, growing",
             "inrank-efficient": f"InRank-Efficient, U V {moment}",
-            "low-rank": f"dense, U V {moment}, ranks {_BY.get(self.allocation or '', '')}, {rate}",
+            "low-rank": f"dense, U V {moment}, ranks {_BY.get(self.allocation or '', '')}{rate}",
             "pruned": f"dense, pruned {moment}",
             "widths": "a short dense training",
         }[self.kind]
@@ -87,11 +87,11 @@ _BY = {"uniform": "uniform", "energy": "by energy", "demand": "by demand", "loss
 def _dense_label(arm: Arm, moment: str, rate: str) -> str:
     if arm.is_cheaper_dense:
         return "dense, fewer steps: the multiply-adds of low rank by demand"
-    return f"dense, MLP {rate} {moment}" if arm.factor_rate != 1 else "dense"
+    return f"dense{rate.replace(', ', ', MLP ')} {moment}".rstrip()
 
 
 DENSE = Arm(kind="dense")
-DENSE_SCHEDULED = Arm(kind="dense", after=USUAL_MOMENT, factor_rate=FACTOR_RATE)
+DENSE_SCHEDULED = Arm(kind="dense", after=USUAL_MOMENT, factor_rate=HIGHER_RATE)
 WIDTHS = Arm(kind="widths", after=USUAL_MOMENT)
 INRANK = Arm(kind="inrank")
 INRANK_EFFICIENT = Arm(kind="inrank-efficient", after=USUAL_MOMENT)
@@ -113,7 +113,7 @@ def fixed(budget: float) -> Arm:
 
 
 def low_rank(
-    budget: float, allocation: Allocation = "demand", after: float = USUAL_MOMENT, factor_rate: float = FACTOR_RATE
+    budget: float, allocation: Allocation = "demand", after: float = USUAL_MOMENT, factor_rate: float = 1.0
 ) -> Arm:
     """Dense first, then factors."""
     return Arm(kind="low-rank", allocation=allocation, budget=budget, after=after, factor_rate=factor_rate)
@@ -134,6 +134,6 @@ def arms(budgets: tuple[float, ...], *, whole: bool) -> list[Arm]:
     if whole:
         found.append(INRANK)
         for budget in budgets:
-            found += [low_rank(budget, "energy"), low_rank(budget, "loss"), low_rank(budget, factor_rate=1.0)]
+            found += [low_rank(budget, "energy"), low_rank(budget, "loss"), low_rank(budget, factor_rate=HIGHER_RATE)]
             found += [low_rank(budget, after=moment) for moment in MOMENTS if moment != USUAL_MOMENT]
     return found
