@@ -53,13 +53,8 @@ def choices() -> list[dict[str, str]]:
 def configurations(every: bool) -> list[dict[str, str]]:
     """Each choice of kernels with one thread and with two, or with the one of them that makes all pairs of choices."""
     found = choices()
-    half = len(found) > 1 and not every
-    return [
-        kind | {"TEST_THREADS": str(threads)}
-        for place, kind in enumerate(found)
-        for threads in (1, 2)
-        if not half or (place in (0, 3)) == (threads == 1)
-    ]
+    pairs = product(found, "12") if every or len(found) == 1 else zip(found, "1221", strict=True)
+    return [kind | {"TEST_THREADS": threads} for kind, threads in pairs]
 
 
 def outcomes(report: Path) -> Outcomes:

@@ -68,14 +68,15 @@ class Arm:
     def label(self) -> str:
         """For a table; without the budget, which has a column of its own."""
         moment = f"after {self.after:.0%}" if self.after else ""
-        rate = f", rate × {self.factor_rate:g}" if self.factor_rate != 1 else ""
+        rate = f"rate × {self.factor_rate:g}"
         return {
             "dense": _dense_label(self, moment, rate),
             "narrow": f"narrow dense, widths {_BY.get(self.allocation or '', '')}",
             "fixed": "factors from the start, uniform ranks",
             "inrank": "InRank, growing",
             "inrank-efficient": f"InRank-Efficient, U V {moment}",
-            "low-rank": f"dense, U V {moment}, ranks {_BY.get(self.allocation or '', '')}{rate}",
+            "low-rank": f"dense, U V {moment}, ranks {_BY.get(self.allocation or '', '')}"
+            + f", {rate}" * (self.factor_rate != 1),
             "pruned": f"dense, pruned {moment}",
             "widths": "a short dense training",
         }[self.kind]
@@ -87,7 +88,7 @@ _BY = {"uniform": "uniform", "energy": "by energy", "demand": "by demand", "loss
 def _dense_label(arm: Arm, moment: str, rate: str) -> str:
     if arm.is_cheaper_dense:
         return "dense, fewer steps: the multiply-adds of low rank by demand"
-    return f"dense{rate.replace(', ', ', MLP ')} {moment}".rstrip()
+    return f"dense, MLP {rate} {moment}" if arm.factor_rate != 1 else "dense"
 
 
 DENSE = Arm(kind="dense")
